@@ -1,11 +1,12 @@
 """The nouns that the rooms hand to each other. This module imports nothing of ours.
 
-`Lsn` is a position in the write-ahead log: 64 bits, printed as PostgreSQL prints it (`16/B374D848`). It is a type of its
-own so that a row count or an epoch can never be taken for one.
+`Lsn` is a position in the write-ahead log: 64 bits, printed as PostgreSQL prints it (`16/B374D848`). It is a type of
+its own so that a row count or an epoch can never be taken for one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
@@ -44,7 +45,7 @@ class Record(NamedTuple):
     topic: str
     value: bytes | None
     key: bytes
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, str | bytes | None]]
 
 
 class Part(NamedTuple):
@@ -55,3 +56,68 @@ class Part(NamedTuple):
 
     commit_lsn: Lsn
     next_index: int
+
+
+class Position(NamedTuple):
+    """Where a checkpoint stands: the identity that is compared after every fencing."""
+
+    seq: int
+    writer: str
+    end_lsn: Lsn
+    part: Part | None
+    backfill: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The relay's durable progress, committed to Kafka in the same transaction as the events it speaks of.
+
+    `end_lsn` is the end of the newest transaction that was published whole; `part` how far the next one has come.
+    `backfill` is the next `outbox.seq` to publish of the rows that were there before the slot, None once they are out.
+    `horizon` is the xmin of a snapshot taken at an LSN at or below `end_lsn`: each transaction below it is settled.
+    `seq` grows by one with each checkpoint and `writer` names the process, since a bare LSN cannot tell "mine" from
+    "somebody else's equal one". `command`, `parked_lsn` and `books` travel with it for the operator's side.
+    """
+
+    epoch: int
+    seq: int
+    writer: str
+    system_id: str
+    timeline: int
+    database: str
+    slot: str
+    end_lsn: Lsn
+    part: Part | None = None
+    backfill: int | None = None
+    horizon: int = 0
+    parked_lsn: Lsn = LSN_ZERO
+    command: dict[str, object] | None = None
+    books: dict[str, object] = field(default_factory=dict)
+
+    def position(self) -> Position:
+        """What two checkpoints are compared by."""
+        return Position(self.seq, self.writer, self.end_lsn, self.part, self.backfill)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records that go out in one Kafka transaction, and the progress that they make.
+
+    `oldest_commit_us` is the commit time of the oldest transaction in it, µs since 2000-01-01, 0 where unknown.
+    """
+
+    records: list[Record]
+    end_lsn: Lsn
+    part: Part | None
+    backfill: int | None = None
+    transactions: int = 0
+    oldest_commit_us: int = 0
+
+
+class Verdict(StrEnum):
+    """What a checkpoint that was read back says of the batch whose outcome was unknown."""
+
+    COMMITTED = "committed"
+    NOT_COMMITTED = "not_committed"
+    TORN = "torn"
+    FOREIGN = "foreign"

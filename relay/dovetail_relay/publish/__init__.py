@@ -1,0 +1,1 @@
+"""Records and the checkpoint to Kafka, in one transaction; and the checkpoint back."""

@@ -1,0 +1,165 @@
+"""`dovetail local`: data on standard output, words on standard error, one line per error."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from dovetail_local.endpoints import KAFKA_VARIABLE, POSTGRES_VARIABLE, Endpoints
+from dovetail_local.errors import LocalError, NothingToDo
+from dovetail_local.stack import ServerState, Stack
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Run a real PostgreSQL and a real Kafka on this machine, from Python packages alone.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+class Output(StrEnum):
+    """How to print data."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+Directory = Annotated[
+    Path, typer.Option("--dir", envvar="DOVETAIL_LOCAL_DIR", help="Where the servers keep their data.")
+]
+_DEFAULT_DIRECTORY = Path(".dovetail/local")
+
+
+@app.command()
+def up(
+    directory: Directory = _DEFAULT_DIRECTORY,
+    brokers: Annotated[int, typer.Option(help="How many Kafka brokers: 1 or 3.")] = 1,
+    postgres_version: Annotated[str, typer.Option(help="15, 16, 17, 18, or a full version.")] = "18",
+    kafka_version: Annotated[str, typer.Option(help="4.1.1, 3.9.1, ...")] = "4.1.1",
+    *,
+    foreground: Annotated[bool, typer.Option(help="Stay, and stop the servers on Ctrl-C.")] = False,
+) -> None:
+    """Start the servers and print where they are; on a running stack, only print."""
+    with _errors_in_one_line():
+        parts = _parts()
+        stack = Stack(
+            directory, brokers, postgres_version, kafka_version, parts=parts, say=_say
+        )
+        endpoints = stack.up(attached=foreground)
+        _print_environment(endpoints)
+        if foreground:
+            _stay(stack)
+        else:
+            _say("running; stop with `dovetail local down`")
+
+
+@app.command()
+def env(directory: Directory = _DEFAULT_DIRECTORY) -> None:
+    """Print the addresses as `export` lines: eval "$(dovetail local env)"."""
+    with _errors_in_one_line():
+        stack = Stack(directory)
+        if not stack.status():
+            raise NothingToDo(f"no stack runs in {directory}: start one with `dovetail local up`")
+        _print_environment(stack.endpoints())
+
+
+@app.command()
+def status(
+    directory: Directory = _DEFAULT_DIRECTORY,
+    output: Annotated[Output, typer.Option(help="table or json.")] = Output.TABLE,
+) -> None:
+    """Show each server's state; exit code 5 where none runs, 3 where one is down."""
+    with _errors_in_one_line():
+        states = Stack(directory).status()
+        _print_states(states, output)
+        if not states:
+            raise NothingToDo(f"no stack runs in {directory}: start one with `dovetail local up`")
+        down = [state.name for state in states if state.state != "running"]
+        if down:
+            _say(f"not running: {', '.join(down)}; start again with `dovetail local up`")
+            raise typer.Exit(3)
+
+
+@app.command()
+def down(
+    directory: Directory = _DEFAULT_DIRECTORY,
+    *,
+    delete: Annotated[bool, typer.Option(help="Remove the data as well.")] = False,
+) -> None:
+    """Stop the servers; their data stays unless --delete is given."""
+    with _errors_in_one_line():
+        Stack(directory).down(delete=delete)
+        _say("stopped and removed" if delete else "stopped")
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    app(prog_name="dovetail local")
+    sys.exit(0)
+
+
+def _parts() -> frozenset[str]:
+    """Leave out what the environment says exists already."""
+    parts = {"postgres", "kafka"}
+    for variable, part in ((POSTGRES_VARIABLE, "postgres"), (KAFKA_VARIABLE, "kafka")):
+        if os.environ.get(variable):
+            _say(f"{variable} is set: using that {part}, starting none")
+            parts.discard(part)
+    if not parts:
+        raise NothingToDo(
+            f"{POSTGRES_VARIABLE} and {KAFKA_VARIABLE} are both set: nothing to start; unset one to get a server"
+        )
+    return frozenset(parts)
+
+
+def _stay(stack: Stack) -> None:
+    """Wait for Ctrl-C or SIGTERM, then stop."""
+    _say("running; stop with Ctrl-C")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        stack.down()
+        _say("stopped")
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except LocalError as error:
+        _say(f"dovetail local: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        _say("dovetail local: interrupted; nothing was left running")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _print_environment(endpoints: Endpoints) -> None:
+    for name, value in endpoints.environment().items():
+        typer.echo(f"export {name}='{value}'")
+
+
+def _print_states(states: list[ServerState], output: Output) -> None:
+    if output is Output.JSON:
+        fields = ("name", "state", "pid", "port", "exit_status")
+        typer.echo(json.dumps([{field: getattr(state, field) for field in fields} for state in states], indent=2))
+        return
+    row: Callable[..., str] = "{:<10} {:<8} {:>8} {:>6}".format
+    if states:
+        typer.echo(row("SERVER", "STATE", "PID", "PORT"))
+    for state in states:
+        typer.echo(row(state.name, state.state, state.pid or "-", state.port))
+
+
+def _say(words: str) -> None:
+    typer.echo(words, err=True)

@@ -1,0 +1,165 @@
+r"""JSON → Avro, for rows that were written by SQL alone (`dovetail.publish`) and pinned to a schema at INSERT.
+
+JSON has fewer types than Avro, so what a schema calls a timestamp or a decimal is text or a number here. The forms that
+are taken are those that PostgreSQL's own `to_jsonb` gives; everything else is left as it is for the strict codec of
+`dovetail_schemas`, which accepts a value as it is meant or refuses it. Nothing is guessed.
+
+| Avro | in JSON |
+|---|---|
+| int, long | a number without a fraction |
+| float, double | a number |
+| decimal | a number, or the same as text |
+| bytes, fixed | text: `\x0aff` as to_jsonb writes it, else base64 |
+| date, time-*, timestamp-*, local-timestamp-* | text as ISO 8601 |
+| union of null and one type | null or that type's form |
+| any other union | only what needs no conversion |
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Callable
+from datetime import date, datetime, time
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, NoReturn
+
+from dovetail_schemas.avro import Codec
+
+Convert = Callable[[Any], Any]
+
+# With more digits a number is no long anyway, and turning 1e999999 into an int would take minutes.
+_LONG_DIGITS: Final = 20
+
+
+class FromJson:
+    """One schema's converter. Immutable once made. Raises SchemaInvalid (a ValueError) for a schema that is none."""
+
+    def __init__(self, definition: str) -> None:
+        self._codec = Codec(definition)
+        self._convert = _Compiler().compile(json.loads(self._codec.normalised))
+
+    def encode(self, payload: bytes) -> bytes:
+        """The Avro body of a JSON text in UTF-8. Raises ValueError for what is not JSON or does not fit."""
+        try:
+            value = json.loads(payload, parse_float=Decimal, parse_constant=_refuse_constant)
+            return self._codec.encode(self._convert(value))
+        except (RecursionError, OverflowError):
+            # OverflowError: an integer of hundreds of digits, or a time zone off the calendar.
+            raise ValueError("the JSON is nested too deep or holds a number out of all bounds") from None
+
+
+class _Compiler:
+    """A schema, in its normalised form, as a tree of functions. A named type is compiled where it is first written."""
+
+    def __init__(self) -> None:
+        self._named: dict[str, Convert] = {}
+
+    def compile(self, node: Any) -> Convert:
+        if isinstance(node, list):
+            return self._union(node)
+        if isinstance(node, str):
+            return _PRIMITIVES[node] if node in _PRIMITIVES else self._named[node]
+        kind, logical = node["type"], node.get("logicalType")
+        if (kind, logical) in _LOGICAL:
+            return self._keep(node, _LOGICAL[kind, logical])
+        if kind == "record":
+            return self._record(node)
+        if kind == "array":
+            return _each(self.compile(node["items"]))
+        if kind == "map":
+            return _each_value(self.compile(node["values"]))
+        return self._keep(node, _PRIMITIVES.get(kind, _same))
+
+    def _keep(self, node: dict[str, Any], convert: Convert) -> Convert:
+        if "name" in node:
+            self._named[node["name"]] = convert
+        return convert
+
+    def _record(self, node: dict[str, Any]) -> Convert:
+        fields = {field["name"]: self.compile(field["type"]) for field in node["fields"]}
+
+        def convert(value: Any) -> Any:
+            if not isinstance(value, dict):
+                return value
+            # A field that the schema does not have stays, for the codec to refuse.
+            return {name: fields.get(name, _same)(item) for name, item in value.items()}
+
+        return self._keep(node, convert)
+
+    def _union(self, branches: list[Any]) -> Convert:
+        others = [self.compile(branch) for branch in branches if branch != "null"]
+        if len(others) != 1:
+            return _number if "double" in branches or "float" in branches else _same
+        only = others[0]
+        return lambda value: None if value is None else only(value)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _integer(value: Any) -> Any:
+    """jsonb keeps 5.0 as it was written; it is the integer 5 nevertheless."""
+    if isinstance(value, Decimal) and value.adjusted() < _LONG_DIGITS and value == value.to_integral_value():
+        return int(value)
+    return value
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _decimal(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return value
+    try:
+        return Decimal(value)
+    except InvalidOperation:
+        return value
+
+
+def _bytes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return bytes.fromhex(value[2:]) if value.startswith(r"\x") else b64decode(value, validate=True)
+
+
+def _parsed(parse: Callable[[str], Any]) -> Convert:
+    return lambda value: parse(value) if isinstance(value, str) else value
+
+
+def _each(convert: Convert) -> Convert:
+    return lambda value: [convert(item) for item in value] if isinstance(value, list) else value
+
+
+def _each_value(convert: Convert) -> Convert:
+    return lambda value: {k: convert(item) for k, item in value.items()} if isinstance(value, dict) else value
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+_PRIMITIVES: Final[dict[str, Convert]] = {
+    "null": _same,
+    "boolean": _same,
+    "string": _same,
+    "int": _integer,
+    "long": _integer,
+    "float": _number,
+    "double": _number,
+    "bytes": _bytes,
+    "fixed": _bytes,
+}
+_LOGICAL: Final[dict[tuple[str, str | None], Convert]] = {
+    ("bytes", "decimal"): _decimal,
+    ("fixed", "decimal"): _decimal,
+    ("int", "date"): _parsed(date.fromisoformat),
+    ("int", "time-millis"): _parsed(time.fromisoformat),
+    ("long", "time-micros"): _parsed(time.fromisoformat),
+    ("long", "timestamp-millis"): _parsed(datetime.fromisoformat),
+    ("long", "timestamp-micros"): _parsed(datetime.fromisoformat),
+    ("long", "local-timestamp-millis"): _parsed(datetime.fromisoformat),
+    ("long", "local-timestamp-micros"): _parsed(datetime.fromisoformat),
+}

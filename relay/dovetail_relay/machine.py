@@ -1,0 +1,240 @@
+"""What to do next: the decisions of exactly-once as pure functions and one small state machine, stepped per batch.
+
+No clock, no socket, no thread: the pipeline tells it what happened and does what it says. The simulation runs this very
+module against a simulated log and broker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from dovetail_relay.errors import (
+    CheckpointLost,
+    CheckpointMoved,
+    Diverged,
+    Fenced,
+    Gap,
+    Misconfigured,
+    PublicationChanged,
+    RecycleLimit,
+    SlotLost,
+)
+from dovetail_relay.nouns import Batch, Checkpoint, Lsn, Verdict, lsn_text
+
+# So many producers in a row without one commit: something is wrong that a new producer does not cure.
+MAX_RECYCLES = 20
+
+
+class Step(StrEnum):
+    """What the pipeline does next."""
+
+    CONFIRM = "confirm"  # the checkpoint is durable: report its LSN to PostgreSQL
+    RECYCLE = "recycle"  # outcome unknown: new producer, fence, read the checkpoint, ask again
+    RESEND = "resend"  # the same batch from memory, with the checkpoint that `retry` gives
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the database says of itself and of the slot, read by the leader before it streams."""
+
+    system_id: str
+    timeline: int
+    database: str
+    in_recovery: bool
+    slot_found: bool
+    slot_plugin: str | None
+    slot_database: str | None
+    slot_lost: bool
+    slot_temporary: bool
+    confirmed_flush: Lsn
+    publication_fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayRow:
+    """The row of `dovetail.relay` that `dovetail init` wrote."""
+
+    name: str
+    slot: str
+    system_id: str
+    consistent_point: Lsn
+    snapshot: str | None
+    epoch: int
+    publication_fingerprint: str
+    started: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineSwitch:
+    """`timeline` ended at `switch_lsn`: one line of the server's timeline history."""
+
+    timeline: int
+    switch_lsn: Lsn
+
+
+def verdict(had: Checkpoint | None, tried: Checkpoint, found: Checkpoint | None, *, all_acknowledged: bool) -> Verdict:
+    """What the checkpoint read back says of a batch whose outcome is unknown.
+
+    `tried` counts as committed only if every event was acknowledged before the commit call: a late EndTxn(commit) of an
+    earlier transaction can make the checkpoint visible without them.
+    """
+    if found is not None and found.position() == tried.position():
+        return Verdict.COMMITTED if all_acknowledged else Verdict.TORN
+    had_position = None if had is None else had.position()
+    found_position = None if found is None else found.position()
+    return Verdict.NOT_COMMITTED if had_position == found_position else Verdict.FOREIGN
+
+
+class Machine:
+    """The chain of checkpoints: which is durable, which is being tried, and what an outcome makes of them.
+
+    Invariant: `durable` is what a `read_committed` reader finds, as far as this process can know; only `durable` is
+    ever reported to PostgreSQL. At most one attempt is under way.
+    """
+
+    def __init__(self, durable: Checkpoint, *, writer: str, timeline: int) -> None:
+        self.durable = durable
+        self._writer = writer
+        self._timeline = timeline
+        self.written = durable.seq > 0  # False for the very first: nothing is in the topic yet
+        self.attempt: Checkpoint | None = None
+        # at_least_once: delivered, but not yet covered by a checkpoint in Kafka.
+        self.pending: Checkpoint | None = None
+        self.recycles = 0
+
+    @property
+    def base(self) -> Checkpoint:
+        """Where the next batch starts from: in at_least_once that may lie beyond what is durable."""
+        return self.pending or self.durable
+
+    def propose(self, batch: Batch, *, horizon: int) -> Checkpoint:
+        """The checkpoint that goes with `batch`. A second attempt while one is open is a programming error."""
+        if self.attempt is not None:
+            raise RuntimeError("a batch is under way already")
+        self.attempt = replace(
+            self.durable,
+            seq=self.durable.seq + 1,
+            writer=self._writer,
+            timeline=self._timeline,
+            end_lsn=batch.end_lsn,
+            part=batch.part,
+            backfill=batch.backfill,
+            horizon=horizon,
+        )
+        return self.attempt
+
+    def committed(self) -> Step:
+        """The commit returned success, quickly enough that no hidden retry is possible."""
+        self._settle()
+        return Step.CONFIRM
+
+    def delivered(self) -> None:
+        """at_least_once: the events are out, their checkpoint comes with a later batch."""
+        if self.attempt is None:
+            raise RuntimeError("no batch is under way")
+        self.pending, self.attempt = self.attempt, None
+        self.recycles = 0
+
+    def unknown(self) -> Step:
+        """Anything else than a quick success: the producer is never used again."""
+        self.recycles += 1
+        if self.recycles > MAX_RECYCLES:
+            raise RecycleLimit(f"{MAX_RECYCLES} Kafka producers in a row came to nothing")
+        return Step.RECYCLE
+
+    def recycled(self, found: Checkpoint | None, *, all_acknowledged: bool) -> Step:
+        """A new producer has fenced the old one, and `found` is what it read. Raises CheckpointMoved for a foreigner's."""
+        had = self.durable if self.written else None
+        if self.attempt is None:
+            if (None if found is None else found.position()) != (None if had is None else had.position()):
+                raise CheckpointMoved("another relay wrote the checkpoint")
+            return Step.CONFIRM
+        said = verdict(had, self.attempt, found, all_acknowledged=all_acknowledged)
+        if said is Verdict.COMMITTED:
+            self._settle()
+            return Step.CONFIRM
+        if said is Verdict.FOREIGN:
+            raise CheckpointMoved("another relay wrote the checkpoint")
+        if said is Verdict.TORN:
+            # The checkpoint is there, its events are not all: it becomes the base, and the events go out once more.
+            self.durable, self.written = self.attempt, True
+            self.attempt = replace(self.attempt, seq=self.attempt.seq + 1, writer=self._writer)
+        return Step.RESEND
+
+    def fenced(self, *, lock_held: bool) -> Step:
+        """`_FENCED` is no proof of a successor: a transaction that outlived its timeout says the same. Ask the lock."""
+        if not lock_held:
+            raise Fenced("a successor took the lead")
+        return self.unknown()
+
+    def _settle(self) -> None:
+        if self.attempt is None:
+            raise RuntimeError("no batch is under way")
+        self.durable, self.attempt, self.pending = self.attempt, None, None
+        self.written = True
+        self.recycles = 0
+
+
+def admit(
+    facts: ServerFacts, row: RelayRow, found: Checkpoint | None, history: tuple[TimelineSwitch, ...]
+) -> Checkpoint | None:
+    """Whether a leader may stream, step 4. Returns the checkpoint to go on from, None for the very first start.
+
+    Raises the named halt otherwise. Nothing has been written when it raises.
+    """
+    if facts.in_recovery:
+        raise Misconfigured("this server is a standby (pg_is_in_recovery); connect to the primary")
+    for known, where in ((row.system_id, "dovetail.relay"), (found.system_id if found else None, "the checkpoint")):
+        if known is not None and known != facts.system_id:
+            raise Diverged(f"the server's system id is {facts.system_id}, {where} knows {known}")
+    _check_slot(facts, row)
+    if facts.publication_fingerprint != row.publication_fingerprint:
+        raise PublicationChanged("the publication is not the one that init recorded")
+    if found is None:
+        if row.started:
+            raise CheckpointLost("this relay has run before, and its checkpoint topic holds no checkpoint of it")
+        if facts.confirmed_flush > row.consistent_point:
+            raise Gap(f"slot {row.slot} is confirmed at {lsn_text(facts.confirmed_flush)}, beyond its first position")
+        return None
+    if (found.database, found.slot) != (facts.database, row.slot) or found.epoch != row.epoch:
+        raise CheckpointLost(
+            f"the checkpoint speaks of database {found.database!r}, slot {found.slot!r}, epoch {found.epoch}; "
+            f"this relay is {facts.database!r}, {row.slot!r}, {row.epoch}"
+        )
+    _check_timeline(facts, found, history)
+    if facts.confirmed_flush > found.end_lsn:
+        raise Gap(
+            f"slot {row.slot} is confirmed at {lsn_text(facts.confirmed_flush)}, "
+            f"the checkpoint stands at {lsn_text(found.end_lsn)}"
+        )
+    return found
+
+
+def _check_slot(facts: ServerFacts, row: RelayRow) -> None:
+    if not facts.slot_found:
+        raise SlotLost(f"replication slot {row.slot!r} does not exist")
+    if facts.slot_plugin != "pgoutput":
+        raise SlotLost(f"slot {row.slot!r} decodes with {facts.slot_plugin!r}, not pgoutput")
+    if facts.slot_database != facts.database:
+        raise SlotLost(f"slot {row.slot!r} belongs to database {facts.slot_database!r}, not {facts.database!r}")
+    if facts.slot_lost:
+        raise SlotLost(f"slot {row.slot!r} was invalidated: the server removed WAL that it needed")
+    if facts.slot_temporary:
+        raise SlotLost(f"slot {row.slot!r} was still being synchronised when this server was promoted")
+
+
+def _check_timeline(facts: ServerFacts, found: Checkpoint, history: tuple[TimelineSwitch, ...]) -> None:
+    if facts.timeline == found.timeline:
+        return
+    switches = {switch.timeline: switch.switch_lsn for switch in history}
+    switch_lsn = switches.get(found.timeline)
+    if switch_lsn is None:
+        raise Diverged(f"timeline {found.timeline} of the checkpoint is no ancestor of timeline {facts.timeline}")
+    for what, lsn in (("the checkpoint", found.end_lsn), ("a parked message", found.parked_lsn)):
+        if lsn > switch_lsn:
+            raise Diverged(
+                f"{what} stands at {lsn_text(lsn)}, beyond {lsn_text(switch_lsn)} where timeline {found.timeline} ended"
+            )
+    if found.part is not None and found.part.commit_lsn >= switch_lsn:
+        raise Diverged(f"part of a transaction was published whose commit lies beyond {lsn_text(switch_lsn)}")

@@ -1,0 +1,390 @@
+"""The sentence that joins the rooms: take what streamed, cut a batch, send it, wait for its outcome, report.
+
+    stream ─▶ take ─▶ ledger ─▶ seal ─▶ publisher ─▶ outcome ─▶ machine ─▶ report ─▶ stream
+
+One thread turns this loop; a second only waits for Kafka. While one batch is being committed, the next is read and
+decoded. Nothing here waits for anything but the sockets, and never for long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from dovetail_relay.decode import pgoutput
+from dovetail_relay.encode.framing import UnknownFingerprint
+from dovetail_relay.errors import KafkaUnavailable, PoisonHeld, StuckMessage
+from dovetail_relay.ledger import Ledger
+from dovetail_relay.machine import Machine, Step
+from dovetail_relay.nouns import LSN_ZERO, Batch, Checkpoint, Lsn, Record
+from dovetail_relay.publish.port import Outcome, Publisher, Result
+from dovetail_relay.route.headers import position_prefix
+from dovetail_relay.route.mapper import Mapper
+from dovetail_relay.side import SideThread
+from dovetail_relay.source.replication import Keepalive, ReplicationStream
+from dovetail_relay.telemetry import Telemetry
+
+# Short first attempts, each with a fresh producer: librdkafka waits a fixed 500 ms inside one.
+FENCE_ATTEMPTS = (0.1, 0.15, 0.25, 0.4)
+FENCE_TIMEOUT = 15.0
+READ_TIMEOUT = 10.0
+# Idle positions are written at most this often: an idle database needs no Kafka transaction per keepalive.
+IDLE_CHECKPOINT_SECONDS = 10.0
+# at_least_once: how often the checkpoint follows, off the latency path.
+LAZY_CHECKPOINT_SECONDS = 1.0
+# A pause after a commit while the stream is busy: starting at once meets the last transaction's unwritten markers and
+# librdkafka's fixed wait of 20 ms.
+PAUSE_SECONDS = 0.002
+# Rows older than this when they arrive are a backlog: then a batch is filled before it is sent.
+BACKLOG_US = 250_000
+FILL_SECONDS = 0.05
+READ_LIMIT = 2000
+# Kafka silent for so long: the stream is closed, or it would hold up a shutdown of the database.
+KAFKA_SILENT_SECONDS = 10.0
+_PG_EPOCH = 946_684_800
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a batch is full."""
+
+    rows: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class InFlight:
+    """The batch whose outcome is awaited."""
+
+    batch: Batch
+    checkpoint: Checkpoint
+    sent_at: float
+    all_acknowledged: bool = False
+    write: bool = True
+
+
+class Pipeline:
+    """One reign of a leader. Not thread-safe. Raises what ends the reign: a Restart, a Retry or a Halt."""
+
+    def __init__(
+        self,
+        *,
+        table: tuple[str, str],
+        columns: dict[str, str],
+        mapper: Mapper,
+        machine: Machine,
+        publisher: Publisher,
+        side: SideThread[object],
+        limits: Limits,
+        telemetry: Telemetry,
+        learn: Callable[[bytes], bool],
+        lock_held: Callable[[], bool],
+        on_step: Callable[[str], None],
+        lazy_checkpoint: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._table = table
+        self._columns = columns
+        self._mapper = mapper
+        self.machine = machine
+        self._publisher = publisher
+        self._side = side
+        self._limits = limits
+        self._telemetry = telemetry
+        self._learn = learn
+        self._lock_held = lock_held
+        self._on_step = on_step
+        self._lazy = lazy_checkpoint
+        self._clock = clock
+        self.ledger = Ledger(machine.base.end_lsn, machine.base.part)
+        self.stream: ReplicationStream | None = None
+        self.in_flight: InFlight | None = None
+        self.horizon = machine.durable.horizon
+        self._mappings: dict[int, Callable[[list[bytes | None]], pgoutput.Row]] = {}
+        self._prefix = b""
+        self._drained = True
+        self._backlog = False
+        self._first_waiting_at = 0.0
+        self._committed_at = 0.0
+        self._checkpoint_at = clock()
+        self._attempts = 0
+        self._topics: set[str] = set()
+        self._stopping = False
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Do everything that can be done now, without waiting."""
+        if self.stream is not None and self.reading:
+            self._read(self.stream)
+        done = self._side.poll()
+        if done is not None:
+            self._settle(*done)
+        if self.in_flight is None and not self._stopping:
+            self._send_next()
+        if self.stream is not None:
+            self.stream.report(self.machine.durable.end_lsn)
+            self.stream.heartbeat()
+
+    @property
+    def reading(self) -> bool:
+        """Whether there is room: two batches' worth may wait, so that memory stays bounded."""
+        return self.ledger.rows < 2 * self._limits.rows and self.ledger.bytes < 2 * self._limits.bytes
+
+    @property
+    def drained(self) -> bool:
+        """Whether the last read emptied the socket: only then is waiting for it right."""
+        return self._drained
+
+    def wait_seconds(self) -> float:
+        """How long the loop may sleep at most before there is something to do without any socket's word."""
+        if self.in_flight is not None or not self.ledger.cut_ready:
+            return 0.1
+        return max(0.0, self._due_at() - self._clock())
+
+    @property
+    def kafka_silent(self) -> bool:
+        """Whether a batch has waited for Kafka for so long that the stream should be closed."""
+        flight = self.in_flight
+        return flight is not None and self._clock() - flight.sent_at > KAFKA_SILENT_SECONDS
+
+    def attach(self, stream: ReplicationStream) -> None:
+        """Begin to read; the stream starts at the durable checkpoint."""
+        self.stream = stream
+        self._mappings.clear()
+        self.ledger = Ledger(self.machine.base.end_lsn, self.machine.base.part)
+
+    def detach(self) -> None:
+        """Close the stream and drop what was read but not sent: it will stream again."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+        self.ledger = Ledger(self.machine.base.end_lsn, self.machine.base.part)
+
+    def stop_sending(self) -> None:
+        """No new batch from here on."""
+        self._stopping = True
+
+    def map_backfill(self, raw: tuple[bytes | None, ...], seq: int) -> Record:
+        """A row that was read from the table instead of the stream; its position lies before every streamed one."""
+        self._prefix = position_prefix(self.machine.durable.epoch, LSN_ZERO)
+        return self._record(pgoutput.standard_row(list(raw)), seq)
+
+    # -- stream → ledger ----------------------------------------------------------------------------------------------
+
+    def _read(self, stream: ReplicationStream) -> None:
+        messages = stream.read(READ_LIMIT)
+        self._drained = len(messages) < READ_LIMIT
+        if messages:
+            if not self.ledger.rows:
+                self._first_waiting_at = self._clock()
+            self._take(messages)
+            self._telemetry.progress(received_lsn=stream.received)
+
+    def _take(self, messages: list[bytes | Keepalive]) -> None:
+        ledger = self.ledger
+        insert, relation_oid = pgoutput.insert, pgoutput.relation_oid
+        mappings = self._mappings
+        for data in messages:
+            if isinstance(data, Keepalive):
+                ledger.keepalive(Lsn(data))
+                continue
+            tag = data[0]
+            if tag == pgoutput.INSERT:
+                if ledger.skipping:
+                    continue
+                mapping = mappings.get(relation_oid(data))
+                if mapping is None:
+                    continue
+                index = ledger.next_index()
+                if index is not None:
+                    ledger.add(self._record(mapping(insert(data)), index), len(data))
+            elif tag == pgoutput.BEGIN:
+                begin = pgoutput.begin(data)
+                if ledger.begin(begin.final_lsn, begin.commit_us):
+                    self._prefix = position_prefix(self.machine.durable.epoch, begin.final_lsn)
+            elif tag == pgoutput.COMMIT:
+                commit = pgoutput.commit(data)
+                ledger.commit(commit.end_lsn)
+                self._backlog = (time.time() - _PG_EPOCH) * 1e6 - commit.commit_us > BACKLOG_US
+            elif tag == pgoutput.RELATION:
+                self._learn_relation(pgoutput.relation(data))
+
+    def _learn_relation(self, relation: pgoutput.Relation) -> None:
+        if (relation.namespace, relation.name) == self._table:
+            self._mappings[relation.oid] = pgoutput.row_mapping(relation, self._columns)
+        else:
+            # Another schema's table of the same name, or one that an administrator added: not ours to publish.
+            self._mappings.pop(relation.oid, None)
+
+    def _record(self, row: pgoutput.Row, index: int) -> Record:
+        try:
+            return self._mapper.record(row, self._prefix, index)  # type: ignore[arg-type]
+        except UnknownFingerprint as unknown:
+            try:
+                if self._learn(unknown.fingerprint):
+                    return self._mapper.record(row, self._prefix, index)  # type: ignore[arg-type]
+                raise unknown.stuck() from None
+            except StuckMessage as stuck:
+                raise self._held(stuck) from stuck
+        except StuckMessage as stuck:
+            raise self._held(stuck) from stuck
+
+    @staticmethod
+    def _held(stuck: StuckMessage) -> PoisonHeld:
+        return PoisonHeld(f"event {stuck.event_id} cannot be published ({stuck.reason}): {stuck}")
+
+    # -- ledger → Kafka -----------------------------------------------------------------------------------------------
+
+    def _due_at(self) -> float:
+        """When the waiting rows should go out."""
+        if self._backlog and self.ledger.rows < self._limits.rows and self.reading:
+            return self._first_waiting_at + FILL_SECONDS
+        return self._committed_at + PAUSE_SECONDS
+
+    def _send_next(self) -> None:
+        now = self._clock()
+        ledger, limits = self.ledger, self._limits
+        if ledger.cut_ready:
+            if now >= self._due_at() or ledger.rows >= limits.rows or ledger.bytes >= limits.bytes:
+                self.send(ledger.seal(limits.rows, limits.bytes))
+        elif ledger.in_transaction:
+            self.send(ledger.seal(limits.rows, limits.bytes))
+        elif self.machine.pending is not None and now - self._checkpoint_at >= LAZY_CHECKPOINT_SECONDS:
+            pending = self.machine.pending
+            self.send(Batch([], pending.end_lsn, pending.part, pending.backfill))
+        elif now - self._checkpoint_at >= IDLE_CHECKPOINT_SECONDS:
+            self.send(ledger.seal_idle())
+
+    def send(self, batch: Batch | None) -> None:
+        """Hand a batch to Kafka; None is nothing to do."""
+        if batch is None:
+            return
+        self._require_topics(batch)
+        checkpoint = self.machine.propose(batch, horizon=self.horizon)
+        self._dispatch(InFlight(batch, checkpoint, self._clock()))
+        if self.ledger.rows:
+            self._first_waiting_at = self._clock()
+
+    def _dispatch(self, flight: InFlight) -> None:
+        self.in_flight = flight
+        now = self._clock()
+        flight.write = not self._lazy or now - self._checkpoint_at >= LAZY_CHECKPOINT_SECONDS
+        outcome = self._publisher.send(flight.batch.records)
+        if outcome is not None:
+            self._recycle(outcome)
+            return
+        self._side.submit(partial(self._publisher.settle, flight.checkpoint, write=flight.write))
+
+    def _require_topics(self, batch: Batch) -> None:
+        for topic in {record.topic for record in batch.records} - self._topics:
+            # Rare: once per topic and reign. The relay creates nothing.
+            if self._publisher.partitions(topic, timeout=1.0) is None:
+                raise PoisonHeld(f"topic {topic} does not exist and the relay creates none", remedy="dovetail init")
+            self._topics.add(topic)
+
+    # -- outcome → machine --------------------------------------------------------------------------------------------
+
+    def _settle(self, result: object, error: BaseException | None) -> None:
+        if isinstance(error, KafkaUnavailable):
+            self._fence_again()
+        elif error is not None:
+            raise error
+        elif isinstance(result, Outcome):
+            self._on_outcome(result)
+        elif isinstance(result, Fenced):
+            self._on_recycled(result.found)
+        else:
+            self._fence_again()
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        flight = self.in_flight
+        if flight is None:
+            raise RuntimeError("an outcome without a batch")
+        if outcome.result is Result.COMMITTED:
+            self.machine.committed()
+            self._confirmed(flight, outcome.commit_seconds)
+        elif outcome.result is Result.DELIVERED:
+            self.machine.delivered()
+            self._finished(flight, outcome.commit_seconds)
+        else:
+            flight.all_acknowledged = outcome.all_acknowledged
+            self._recycle(outcome)
+
+    def _recycle(self, outcome: Outcome) -> None:
+        self._telemetry.recycled(outcome.reason)
+        for refusal in outcome.refusals:
+            where = "" if refusal.index is None else f", record {refusal.index} of the batch"
+            raise PoisonHeld(f"Kafka refused a record for topic {refusal.topic}{where}: {refusal.code}")
+        if outcome.result is Result.FENCED:
+            self.machine.fenced(lock_held=self._lock_held())
+        else:
+            self.machine.unknown()
+        self._attempts = 0
+        self._fence_again()
+
+    def _fence_again(self) -> None:
+        # Before each fencing the lock must answer: a woken zombie would fence its successor otherwise.
+        if not self._lock_held():
+            self.machine.fenced(lock_held=False)
+        timeout = FENCE_ATTEMPTS[self._attempts] if self._attempts < len(FENCE_ATTEMPTS) else FENCE_TIMEOUT
+        self._attempts += 1
+        self._side.submit(partial(fence_and_read, self._publisher, timeout))
+
+    def _on_recycled(self, found: Checkpoint | None) -> None:
+        flight = self.in_flight
+        if flight is None:
+            raise RuntimeError("a recycling without a batch")
+        step = self.machine.recycled(found, all_acknowledged=flight.all_acknowledged)
+        if step is Step.CONFIRM:
+            self._confirmed(flight, 0.0)
+            return
+        if self.machine.attempt is None:
+            raise RuntimeError("nothing to send again")
+        self._dispatch(InFlight(flight.batch, self.machine.attempt, flight.sent_at))
+
+    def _confirmed(self, flight: InFlight, commit_seconds: float) -> None:
+        self._checkpoint_at = self._clock()
+        if self.stream is not None:
+            self.stream.report(self.machine.durable.end_lsn)
+        self._on_step("confirmed")
+        self._finished(flight, commit_seconds)
+
+    def _finished(self, flight: InFlight, commit_seconds: float) -> None:
+        self.in_flight = None
+        self._committed_at = self._clock()
+        self._telemetry.published(flight.batch, commit_seconds=commit_seconds)
+
+    def observe(self, insert_lsn: Lsn) -> None:
+        """Tell the metrics where everything stands; called with each pulse, not per batch."""
+        stream = self.stream
+        durable = self.machine.durable
+        oldest = self.ledger.oldest_commit_us
+        if self.in_flight is not None and self.in_flight.batch.oldest_commit_us:
+            oldest = self.in_flight.batch.oldest_commit_us
+        waiting = self.ledger.rows + (0 if self.in_flight is None else len(self.in_flight.batch.records))
+        self._telemetry.backlog(
+            oldest_commit_us=oldest or None,
+            events=waiting,
+            wal_bytes=insert_lsn - durable.end_lsn,
+        )
+        self._telemetry.positions(
+            checkpoint=durable.end_lsn,
+            confirmed=stream.confirmed if stream is not None else durable.end_lsn,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The predecessor is fenced, and this is the newest checkpoint."""
+
+    found: Checkpoint | None
+
+
+def fence_and_read(publisher: Publisher, timeout: float) -> Fenced | None:
+    """One attempt of steps 2 and 3; None where it should be tried again. Runs on the side thread."""
+    if not publisher.fence(timeout):
+        return None
+    return Fenced(publisher.read(READ_TIMEOUT))

@@ -1,0 +1,133 @@
+"""at_least_once: events by a plain idempotent producer as they come, the checkpoint by the transactional one behind them.
+
+The checkpoint is written all the same, off the latency path, so that a zombie's old one, a recreated slot and a switch
+of modes are seen. Events after the newest checkpoint may repeat after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from dovetail_relay.nouns import Checkpoint, Record
+from dovetail_relay.publish.kafka import FLUSH_TIMEOUT, PRODUCER_DEFAULTS, REFUSED, KafkaPublisher, bury, kafka_error
+from dovetail_relay.publish.port import Outcome, Refusal, Result
+
+
+class AtLeastOncePublisher:
+    """Implements `port.Publisher`; `settle` answers DELIVERED where it was told not to write the checkpoint."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        transactional_id: str,
+        checkpoint_topic: str,
+        relay: str,
+        on_step: Callable[[str], None],
+        on_client_error: Callable[[str], None],
+    ) -> None:
+        self._checkpoints = KafkaPublisher(
+            config,
+            transactional_id=transactional_id,
+            checkpoint_topic=checkpoint_topic,
+            relay=relay,
+            on_step=on_step,
+            on_client_error=on_client_error,
+        )
+        self._config = {
+            **PRODUCER_DEFAULTS,
+            **{name: value for name, value in config.items() if name != "transaction.timeout.ms"},
+            "error_cb": lambda error: on_client_error(error.name()),
+            "on_delivery": self._delivered,
+        }
+        self._config.pop("transaction.timeout.ms")
+        self._on_step = on_step
+        self._failures: list[tuple[str, KafkaError]] = []
+        self._events: Producer | None = None
+
+    def fence(self, timeout: float) -> bool:
+        return self._checkpoints.fence(timeout)
+
+    def read(self, timeout: float) -> Checkpoint | None:
+        return self._checkpoints.read(timeout)
+
+    def partitions(self, topic: str, timeout: float) -> int | None:
+        return self._checkpoints.partitions(topic, timeout)
+
+    def send(self, records: list[Record]) -> Outcome | None:
+        if self._events is None:
+            self._failures = []
+            self._events = Producer(self._config)
+        producer = self._events
+        self._on_step("begin")
+        index = 0
+        try:
+            for topic, value, key, headers in records:
+                if index == len(records) // 2:
+                    self._on_step("half")
+                while True:
+                    try:
+                        producer.produce(topic, value, key, headers=headers)
+                    except BufferError:
+                        producer.poll(0.05)
+                    else:
+                        break
+                index += 1
+        except (KafkaException, SystemError) as raised:
+            error = kafka_error(raised)
+            if error is None:
+                raise
+            self._discard()
+            refused = error.code() in REFUSED and index < len(records)
+            refusals = (Refusal(records[index].topic, error.name(), index),) if refused else ()
+            return Outcome(Result.UNKNOWN, error.name(), all_acknowledged=False, refusals=refusals)
+        self._on_step("produced")
+        return None
+
+    def settle(self, checkpoint: Checkpoint, *, write: bool) -> Outcome:
+        failed = self._flush_events()
+        if failed is not None:
+            return failed
+        self._on_step("flushed")
+        if not write:
+            return Outcome(Result.DELIVERED, "", all_acknowledged=True)
+        refused = self._checkpoints.send([])
+        return refused if refused is not None else self._checkpoints.settle(checkpoint, write=True)
+
+    def close(self) -> None:
+        self._discard()
+        self._checkpoints.close()
+
+    def _flush_events(self) -> Outcome | None:
+        producer = self._events
+        if producer is None:
+            return None
+        try:
+            left = producer.flush(FLUSH_TIMEOUT)
+        except (KafkaException, SystemError) as raised:
+            error = kafka_error(raised)
+            if error is None:
+                raise
+            self._discard()
+            return Outcome(Result.UNKNOWN, error.name(), all_acknowledged=False)
+        failures = self._failures
+        if left == 0 and not failures:
+            return None
+        self._discard()
+        refusals = tuple(Refusal(topic, error.name(), None) for topic, error in failures if error.code() in REFUSED)
+        reason = failures[0][1].name() if failures else "not all events were delivered"
+        return Outcome(Result.UNKNOWN, reason, all_acknowledged=False, refusals=refusals)
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._failures.append((message.topic(), error))
+
+    def _discard(self) -> None:
+        """A message that timed out was dropped while later ones went on: nothing of this producer is used again."""
+        producer, self._events = self._events, None
+        self._failures = []
+        if producer is not None:
+            bury(producer)

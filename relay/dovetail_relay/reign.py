@@ -1,0 +1,328 @@
+"""One reign: from the lock to the stream, and the loop in between. `service` decides what comes after it ends."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from dovetail_relay.config import Settings, conninfo
+from dovetail_relay.encode.framing import Encoder
+from dovetail_relay.errors import KafkaUnavailable, LeadLost, PartitionsChanged, Retry
+from dovetail_relay.health import HealthState
+from dovetail_relay.logs import log
+from dovetail_relay.machine import Machine, RelayRow, admit
+from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, lsn_text
+from dovetail_relay.pipeline import FENCE_ATTEMPTS, FENCE_TIMEOUT, Fenced, Limits, Pipeline, fence_and_read
+from dovetail_relay.publish.port import Publisher
+from dovetail_relay.registry.builtin import BuiltinRegistry
+from dovetail_relay.route.mapper import Mapper
+from dovetail_relay.route.router import Route, Router
+from dovetail_relay.side import SideThread
+from dovetail_relay.source import timeline
+from dovetail_relay.source.backfill import backfill_rows
+from dovetail_relay.source.lead import LockSession
+from dovetail_relay.source.replication import ReplicationStream, SlotBusy, connect
+from dovetail_relay.telemetry import LogEvent, Telemetry
+
+# The working loop touches its session this often; a standby evicts a leader that has not for a lease.
+PULSE_SECONDS = 2.0
+# SIGTERM: how long the batch under way may still take. The slot is free well within 5 s.
+DRAIN_SECONDS = 3.0
+SLOT_BUSY_STEP_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a reign is given by the service."""
+
+    settings: Settings
+    publisher: Publisher
+    registry: BuiltinRegistry
+    telemetry: Telemetry
+    state: HealthState
+    writer: str
+    on_step: Callable[[str], None]
+    on_streaming: Callable[[], None]
+    stopping: Callable[[], bool]
+    wake_fd: int
+
+
+class Reign:
+    """A leader's time. `run` returns when the relay is told to stop, and raises what else ends it."""
+
+    def __init__(self, session: LockSession, given: Surroundings) -> None:
+        self._session = session
+        self._given = given
+        self._settings = given.settings
+        self._side: SideThread[object] = SideThread("dovetail-commit")
+        self._poll = select.poll()
+        self._polled: dict[str, int] = {}
+        self._pulse_due = 0.0
+        self._horizon: tuple[int, Lsn] | None = None
+        self._pipeline: Pipeline | None = None
+
+    def run(self) -> None:
+        """Lead until told to stop. Shutdown order: batch under way, feedback, stream, producer; the caller ends the
+        session, which frees the locks last."""
+        try:
+            found = self._fence()
+            if self._given.stopping():
+                return
+            row, durable, first = self._admit(found)
+            machine = Machine(durable, writer=self._given.writer, timeline=self._timeline)
+            machine.written = not first
+            pipeline = self._pipeline = self._assemble(machine)
+            self._backfill(pipeline, row)
+            if not row.started and not self._given.stopping():
+                self._session.mark_started()
+            self._stream(pipeline)
+        finally:
+            if self._pipeline is not None and self._pipeline.stream is not None:
+                self._pipeline.stream.close()
+            self._side.stop()
+
+    # -- steps 2 to 4 -------------------------------------------------------------------------------------------------
+
+    def _fence(self) -> Checkpoint | None:
+        """Fence the predecessor and read the checkpoint; goes on while Kafka is away."""
+        attempt = 0
+        while not self._given.stopping():
+            self._touch(force=True)
+            timeout = FENCE_ATTEMPTS[attempt] if attempt < len(FENCE_ATTEMPTS) else FENCE_TIMEOUT
+            attempt += 1
+            self._side.submit(partial(fence_and_read, self._given.publisher, timeout))
+            result, error = self._await_side()
+            if isinstance(error, KafkaUnavailable) or (error is None and result is None):
+                if attempt > len(FENCE_ATTEMPTS):
+                    self._given.state.waiting("kafka unreachable", "dovetail doctor")
+                    log(LogEvent.RETRYING, "Kafka does not answer yet", server="kafka", attempt=attempt)
+                continue
+            if error is not None:
+                raise error
+            if isinstance(result, Fenced):
+                return result.found
+        return None
+
+    def _await_side(self) -> tuple[object, BaseException | None]:
+        while (done := self._side.poll()) is None:
+            self._wait(0.25, stream=None)
+            self._touch()
+            self._given.state.turned()
+            if self._given.stopping():
+                return None, None
+        return done
+
+    def _admit(self, found: Checkpoint | None) -> tuple[RelayRow, Checkpoint, bool]:
+        """The checks of step 4. Returns init's row, where to go on from, and whether this is the very first start."""
+        row = self._session.relay_row()
+        with connect(self._conninfo()) as replication:
+            system_id, now = timeline.identify(replication)
+            history = timeline.history(replication, now)
+        self._timeline = now
+        facts = self._session.server_facts(system_id, now, self._settings.outbox.publication)
+        admitted = admit(facts, row, found, history)
+        self._check_partitions()
+        self._given.on_step("admitted")
+        if admitted is not None:
+            return row, admitted, False
+        first = Checkpoint(
+            epoch=row.epoch,
+            seq=0,
+            writer="",
+            system_id=system_id,
+            timeline=now,
+            database=facts.database,
+            slot=row.slot,
+            end_lsn=row.consistent_point,
+            backfill=0 if row.snapshot is not None else None,
+        )
+        return row, first, True
+
+    def _check_partitions(self) -> None:
+        for topic, recorded in self._session.partition_counts().items():
+            actual = self._given.publisher.partitions(topic, timeout=5.0)
+            if actual is not None and actual != recorded:
+                raise PartitionsChanged(f"topic {topic} has {actual} partitions, init recorded {recorded}")
+
+    # -- the rooms joined ---------------------------------------------------------------------------------------------
+
+    def _assemble(self, machine: Machine) -> Pipeline:
+        settings, given = self._settings, self._given
+        routes = {
+            route.aggregatetype: Route(topic=route.topic, value=route.value, on_stuck=route.on_stuck)  # type: ignore[arg-type]
+            for route in settings.routes.values()
+        }
+        encoder = Encoder()
+        registry = given.registry
+
+        def learn(fingerprint: bytes) -> bool:
+            for row in registry.sync(self._session.connection):
+                log(LogEvent.SCHEMA_LEARNED, "learned a schema", schema_id=row.schema_id)
+            schema = registry.known(fingerprint)
+            if schema is None:
+                return False
+            encoder.learn(fingerprint, schema.schema_id)
+            return True
+
+        return Pipeline(
+            table=settings.outbox.schema_and_table,
+            columns=dict(settings.outbox.columns),
+            mapper=Mapper(Router(routes, settings.outbox.topic, settings.allowed_topics), encoder),
+            machine=machine,
+            publisher=given.publisher,
+            side=self._side,
+            limits=Limits(settings.delivery.batch_rows, settings.delivery.batch_bytes),
+            telemetry=given.telemetry,
+            learn=learn,
+            lock_held=self._lock_held,
+            on_step=given.on_step,
+            lazy_checkpoint=settings.delivery.mode is Delivery.AT_LEAST_ONCE,
+        )
+
+    def _lock_held(self) -> bool:
+        try:
+            self._touch(force=True)
+        except (LeadLost, Retry):
+            return False
+        return True
+
+    # -- rows that were there before the slot --------------------------------------------------------------------------
+
+    def _backfill(self, pipeline: Pipeline, row: RelayRow) -> None:
+        """Publish what was committed before the slot's consistent point: it never streams."""
+        next_seq = pipeline.machine.durable.backfill
+        if next_seq is None:
+            if not pipeline.machine.written:
+                self._publish(pipeline, Batch([], row.consistent_point, None))
+            return
+        assert row.snapshot is not None  # noqa: S101 - a backfill was begun from it
+        published = 0
+        for records, after in backfill_rows(
+            self._conninfo(), row.snapshot, next_seq, self._settings.delivery.batch_rows, pipeline.map_backfill
+        ):
+            self._publish(pipeline, Batch(records, row.consistent_point, None, backfill=after))
+            published += len(records)
+            if self._given.stopping():
+                return
+        self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None))
+        log(LogEvent.RECOVERY_FINISHED, "published the rows that were there before the slot", events=published)
+
+    def _publish(self, pipeline: Pipeline, batch: Batch) -> None:
+        pipeline.send(batch)
+        while pipeline.in_flight is not None:
+            self._wait(pipeline.wait_seconds(), stream=None)
+            pipeline.turn()
+            self._touch()
+            self._given.state.turned()
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def _stream(self, pipeline: Pipeline) -> None:
+        given = self._given
+        while not given.stopping():
+            if pipeline.stream is None and pipeline.in_flight is None:
+                self._attach(pipeline)
+            if pipeline.stream is None or pipeline.drained or not pipeline.reading:
+                self._wait(pipeline.wait_seconds(), stream=pipeline.stream if pipeline.reading else None)
+            pipeline.turn()
+            self._touch()
+            if pipeline.stream is None:
+                given.state.turned()
+            elif pipeline.kafka_silent:
+                # A relay that holds back its flush position blocks a fast shutdown of the database for ever.
+                log(LogEvent.KAFKA_LOST, "Kafka is silent; the stream is closed until it answers")
+                given.telemetry.connected("kafka", connected=False)
+                given.state.waiting("kafka unreachable", "dovetail doctor")
+                pipeline.detach()
+        self._drain(pipeline)
+
+    def _attach(self, pipeline: Pipeline) -> None:
+        given = self._given
+        start = pipeline.machine.durable.end_lsn
+        while True:
+            connection = connect(self._conninfo())
+            try:
+                stream = ReplicationStream(
+                    connection,
+                    slot=self._settings.relay.slot,
+                    publication=self._settings.outbox.publication,
+                    start=start,
+                    messages=self._settings.outbox.messages,
+                )
+                break
+            except SlotBusy:
+                connection.close()
+                # The lock is ours, so whoever streams is a zombie.
+                ended = self._session.free_slot()
+                log(LogEvent.STALE_LEADER_ENDED, "ended a walsender that streamed from our slot", pids=ended)
+                self._wait(SLOT_BUSY_STEP_SECONDS, stream=None)
+                self._touch()
+                if given.stopping():
+                    return
+            except BaseException:
+                connection.close()
+                raise
+        pipeline.attach(stream)
+        given.on_step("streaming")
+        given.on_streaming()
+        given.telemetry.connected("kafka", connected=True)
+        given.telemetry.ready(ready=True)
+        given.state.ready("leader")
+        log(LogEvent.STREAM_STARTED, "streaming", slot=self._settings.relay.slot, position=lsn_text(start))
+
+    def _drain(self, pipeline: Pipeline) -> None:
+        """SIGTERM: let the batch under way end, report it, and go. Rows read but not sent will stream again."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        pipeline.stop_sending()
+        while pipeline.in_flight is not None and time.monotonic() < deadline:
+            self._wait(0.05, stream=None)
+            pipeline.turn()
+
+    # -- waiting and touching -----------------------------------------------------------------------------------------
+
+    def _wait(self, seconds: float, *, stream: ReplicationStream | None) -> None:
+        """Sleep until a socket speaks, the side thread is done, a signal comes, or `seconds` are over."""
+        watched = {"side": self._side.fileno(), "lock": self._session.fileno(), "wake": self._given.wake_fd}
+        if stream is not None:
+            watched["stream"] = stream.fileno()
+        if watched != self._polled:
+            self._poll = select.poll()
+            for fd in watched.values():
+                self._poll.register(fd, select.POLLIN)
+            self._polled = watched
+        ready = {fd for fd, _ in self._poll.poll(min(seconds, PULSE_SECONDS) * 1000)}
+        if watched["lock"] in ready:
+            # Nothing was asked, so this is the server's farewell (57P01 at shutdown) or the end of the connection.
+            self._touch(force=True)
+        if stream is not None and watched["stream"] in ready:
+            self._given.state.progress()
+            stream.nap_if_busy()
+
+    def _touch(self, *, force: bool = False) -> None:
+        """The sign of life on the lock session, and what it brings back."""
+        now = time.monotonic()
+        if not force and now < self._pulse_due:
+            return
+        self._pulse_due = now + PULSE_SECONDS
+        pulse = self._session.pulse()
+        self._given.state.progress()
+        self._given.telemetry.slot(
+            active=pulse.slot_active,
+            retained_wal_bytes=pulse.retained_bytes,
+            safe_wal_bytes=None if pulse.safe_wal_bytes < 0 else pulse.safe_wal_bytes,
+        )
+        pipeline = self._pipeline
+        if pipeline is None:
+            return
+        pipeline.observe(pulse.insert_lsn)
+        if self._horizon is not None and self._horizon[1] <= pipeline.machine.durable.end_lsn:
+            pipeline.horizon = self._horizon[0]
+            self._horizon = None
+        if self._horizon is None:
+            self._horizon = (pulse.xmin, pulse.insert_lsn)
+
+    def _conninfo(self) -> str:
+        return conninfo(self._settings, "relay")

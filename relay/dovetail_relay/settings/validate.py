@@ -1,0 +1,116 @@
+"""The rules between values: what one section says about another, and what is missing. Pure but for secret files."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterator, Mapping
+
+from dovetail_relay.settings import dsn as dsns
+from dovetail_relay.settings import kafka_rules, values
+from dovetail_relay.settings.secret import BadSecretFile, Secret, read_secret_file
+from dovetail_relay.settings.sections import Kafka, Outbox, Postgres, Route
+
+# Topics of Dovetail's own: an event there would be taken for a checkpoint or a schema.
+RESERVED_PREFIXES = ("dovetail.checkpoint.", "dovetail.schemas", "__")
+
+
+def reserved_topic(topic: str) -> bool:
+    """Whether no event may ever go there."""
+    return topic.startswith(RESERVED_PREFIXES)
+
+
+def default_allowed(outbox: Outbox, routes: Mapping[str, Route]) -> tuple[str, ...]:
+    """The allow-list where none is given: the template with any aggregate type, and the routes' topics."""
+    glob = outbox.topic.replace("{aggregatetype}", "*")
+    # A template without any text of its own would allow every topic of the cluster.
+    template = () if glob == "*" else (glob,)
+    return template + tuple(sorted({route.topic for route in routes.values()}))
+
+
+def validate(
+    *,
+    postgres: Postgres,
+    kafka: Kafka,
+    outbox: Outbox,
+    routes: Mapping[str, Route],
+    environ: Mapping[str, str],
+    needs: Collection[str],
+    broken: Collection[str],
+) -> list[str]:
+    """Every problem as `dotted.path: sentence`. `broken` are paths that already have one."""
+    found = [*_postgres(postgres, environ), *_kafka(kafka), *_topics(kafka, outbox, routes)]
+    problems = [f"{path}: {text}" for path, text in found if path not in broken]
+    given: dict[str, object] = {
+        "postgres.dsn": postgres.dsn or postgres.dsn_file,
+        "postgres.owner_dsn": postgres.owner_dsn,
+        "postgres.operator_dsn": postgres.operator_dsn,
+        "kafka.bootstrap_servers": kafka.bootstrap_servers,
+    }
+    for path in needs:
+        if not given[path] and path not in broken:
+            variable = "DOVETAIL_" + path.replace(".", "__").upper()
+            problems.append(f"{path}: is not set; set it in the file or in {variable}")
+    return problems
+
+
+def _postgres(postgres: Postgres, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if postgres.dsn and postgres.dsn_file:
+        yield "postgres.dsn_file", "is set together with postgres.dsn; give one of them"
+    dsns_given: dict[str, Secret | None] = {
+        "postgres.dsn": postgres.dsn,
+        "postgres.owner_dsn": postgres.owner_dsn,
+        "postgres.operator_dsn": postgres.operator_dsn,
+        "postgres.app_dsn": postgres.app_dsn,
+    }
+    for path, file in (("postgres.dsn_file", postgres.dsn_file), ("postgres.password_file", postgres.password_file)):
+        if file is None:
+            continue
+        try:
+            secret = read_secret_file(file)
+        except BadSecretFile as error:
+            yield path, str(error)
+        else:
+            if path == "postgres.dsn_file":
+                dsns_given[path] = secret
+    for path, dsn in dsns_given.items():
+        if dsn is None:
+            continue
+        try:
+            parts = dsns.parse(dsn)
+        except dsns.BadDsn as error:
+            yield path, str(error)
+        else:
+            if problem := dsns.tls_problem(parts, environ, insecure=postgres.insecure):
+                yield path, problem
+
+
+def _kafka(kafka: Kafka) -> Iterator[tuple[str, str]]:
+    for name, file in kafka.files.items():
+        try:
+            read_secret_file(file)
+        except BadSecretFile as error:
+            yield f"kafka.{name}_file", str(error)
+        if name in kafka.properties:
+            yield f"kafka.{name}_file", f"is set together with kafka.{name}; give one of them"
+    found = kafka_rules.property_problems(kafka.properties, kafka.bootstrap_servers, insecure=kafka.insecure)
+    for name, problem in found:
+        yield f"kafka.{name}", problem
+
+
+def _topics(kafka: Kafka, outbox: Outbox, routes: Mapping[str, Route]) -> Iterator[tuple[str, str]]:
+    allowed = kafka.allowed_topics if kafka.allowed_topics is not None else default_allowed(outbox, routes)
+    if not allowed:
+        yield "kafka.allowed_topics", f"is not set and nothing follows from outbox.topic {values.shown(outbox.topic)}"
+    if reserved_topic(outbox.topic):
+        yield "outbox.topic", f"{values.shown(outbox.topic)} lies among Dovetail's or Kafka's own topics"
+    seen: dict[str, str] = {}
+    for name, route in routes.items():
+        path = f"routes.{name}.topic"
+        if reserved_topic(route.topic):
+            yield path, f"{values.shown(route.topic)} is one of Dovetail's or Kafka's own topics"
+        elif not any(fnmatch.fnmatchcase(route.topic, glob) for glob in allowed):
+            near = values.did_you_mean(route.topic, allowed)
+            yield path, f"TopicNotAllowed: {values.shown(route.topic)} is not in kafka.allowed_topics{near}"
+        if route.aggregatetype in seen:
+            yield f"routes.{name}.aggregatetype", f"is the same as that of routes.{seen[route.aggregatetype]}"
+        seen.setdefault(route.aggregatetype, name)

@@ -1,0 +1,114 @@
+"""The outbox table and its publication: what they must look like, and making the publication where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from dovetail_relay.config import Settings
+from dovetail_relay.decode.pgoutput import FIELDS, REQUIRED, Column, Relation, row_mapping
+from dovetail_relay.errors import Misconfigured, OutboxAltered, PublicationChanged
+from dovetail_relay.setup.connect import rows
+from dovetail_relay.setup.steps import Step
+from dovetail_relay.source.publication import Publication, read_publication
+from dovetail_schemas.sql import queries
+
+# A partitioned root or a plain table; nothing else can be published.
+_TABLE_KINDS = {"r", "p"}
+
+
+def outbox_columns(connection: psycopg.Connection[Any], settings: Settings) -> tuple[str, ...]:
+    """The columns of the outbox table that the relay reads, in the table's order.
+
+    Raises OutboxAltered where a needed one is gone or has a type that the relay cannot read: the same check that the
+    relay makes when the table's description arrives in the stream.
+    """
+    schema, table = settings.outbox.schema_and_table
+    found = rows(connection, queries["setup_columns"], {"schema": schema, "table": table})
+    if not found or found[0]["kind"] not in _TABLE_KINDS:
+        raise OutboxAltered(f"table {schema}.{table} does not exist", remedy="dovetail init")
+    ours = {settings.outbox.columns.get(field, field) for field in FIELDS}
+    read = [Column(row["name"], row["type_oid"]) for row in found if row["name"] in ours]
+    row_mapping(Relation(found[0]["relation"], schema, table, tuple(read)), dict(settings.outbox.columns))
+    return tuple(column.name for column in read)
+
+
+def publication_problems(publication: Publication, settings: Settings, columns: tuple[str, ...]) -> list[str]:
+    """What is wrong with a publication, as sentences; empty when it has exactly the shape that the relay needs."""
+    schema, table = settings.outbox.schema_and_table
+    problems: list[str] = []
+    if publication.all_tables:
+        problems.append("it is FOR ALL TABLES: every table of the database would be sent to the relay")
+    if "insert" not in publication.actions:
+        problems.append("it does not publish inserts: no event would ever arrive")
+    if more := sorted(publication.actions - {"insert"}):
+        problems.append(f"it publishes {', '.join(more)} as well; only insert is wanted, so that clean-up stays silent")
+    if not publication.via_root:
+        problems.append("publish_via_partition_root is off: rows would arrive under the names of the partitions")
+    ours = [found for found in publication.tables if (found.schema, found.table) == (schema, table)]
+    others = [f"{t.schema}.{t.table}" for t in publication.tables if (t.schema, t.table) != (schema, table)]
+    if others and not publication.all_tables:
+        problems.append(f"it publishes {', '.join(others[:3])}, which is not the outbox")
+    if not ours:
+        return [*problems, f"it does not publish {schema}.{table}"]
+    if ours[0].row_filter:
+        problems.append("it has a row filter: some events would never arrive")
+    needed = {settings.outbox.columns.get(field, field) for field in REQUIRED} | set(columns)
+    if hidden := sorted(needed - set(ours[0].columns)):
+        problems.append(f"its column list hides {', '.join(hidden)}")
+    return problems
+
+
+def expected_sql(settings: Settings, columns: tuple[str, ...]) -> sql.Composed:
+    """The statement that makes the publication as it should be."""
+    return sql.SQL(
+        "CREATE PUBLICATION {} FOR TABLE {} ({}) WITH (publish = 'insert', publish_via_partition_root = true)",
+    ).format(
+        sql.Identifier(settings.outbox.publication),
+        sql.Identifier(*settings.outbox.schema_and_table),
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+    )
+
+
+def ensure_publication(
+    owner: psycopg.Connection[Any],
+    settings: Settings,
+    columns: tuple[str, ...],
+    *,
+    change: bool,
+    slot_exists: bool,
+) -> Iterator[Step]:
+    """Make the publication where there is none; refuse one of another shape.
+
+    A publication that vanished under an existing slot is not made again silently: PostgreSQL would skip, or stumble
+    over, what was written in between.
+    """
+    name = settings.outbox.publication
+    what = f"publication {name}"
+    try:
+        publication = read_publication(owner, name)
+    except LookupError:
+        if slot_exists:
+            raise PublicationChanged(
+                f"publication {name!r} does not exist, but slot {settings.relay.slot!r} does: rows written since"
+                " would be lost without a word",
+                remedy="dovetail doctor",
+            ) from None
+        if not change:
+            yield Step(what, "missing")
+            return
+        owner.execute(expected_sql(settings, columns))
+        publication = read_publication(owner, name)
+        yield Step(what, "done")
+    else:
+        yield Step(what, "there")
+    if problems := publication_problems(publication, settings, columns):
+        raise Misconfigured(f"publication {name!r}: {'; '.join(problems)}", remedy=_remedy(owner, settings, columns))
+
+
+def _remedy(connection: psycopg.Connection[Any], settings: Settings, columns: tuple[str, ...]) -> str:
+    name = sql.Identifier(settings.outbox.publication).as_string(connection)
+    return f"DROP PUBLICATION {name}; {expected_sql(settings, columns).as_string(connection)}"

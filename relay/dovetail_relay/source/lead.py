@@ -1,0 +1,179 @@
+"""Who leads: two advisory locks on an ordinary session, and all that the leader reads and writes over it.
+
+The lead lock says who may publish. The seat lock says who stands by warm. Nobody ever waits in `pg_advisory_lock`: a
+blocked waiter pins xmin. Sessions end with their process, so a killed leader's lock is free as soon as the kernel has
+closed its socket; a frozen one's is not, so its session must be touched within the lease or a standby ends it.
+
+The leader writes to PostgreSQL over this session only: who has lost the lock can write nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from dovetail_relay.errors import LeadLost, Misconfigured
+from dovetail_relay.machine import RelayRow, ServerFacts
+from dovetail_relay.nouns import Lsn, parse_lsn
+from dovetail_relay.source.publication import publication_fingerprint
+from dovetail_relay.source.replication import server_error
+from dovetail_schemas.sql import queries
+
+# SQLSTATEs of an object that is not there: init has not run.
+_NOT_INITIALISED = {"42P01", "3F000"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What one touch of the lock session brought back."""
+
+    xmin: int
+    insert_lsn: Lsn
+    slot_active: bool
+    wal_status: str | None
+    safe_wal_bytes: int
+    retained_bytes: int
+    confirmed_flush: Lsn
+
+
+def lock_key(purpose: str, slot: str) -> int:
+    """A 64-bit advisory lock key; the same for every replica of a relay."""
+    digest = hashlib.sha256(f"dovetail.{purpose}.{slot}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+class LockSession:
+    """The ordinary session that carries the locks. Not thread-safe: the relay's loop owns it."""
+
+    def __init__(self, conninfo: str, *, slot: str, relay: str) -> None:
+        self._slot = slot
+        self._relay = relay
+        self._lead_key = lock_key("lead", slot)
+        self._seat_key = lock_key("seat", slot)
+        self.leads = False
+        try:
+            self._connection = psycopg.connect(conninfo, autocommit=True)
+        except psycopg.Error as error:
+            raise server_error(error, "PostgreSQL") from error
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        """For the few statements that rooms above send over the leader's session."""
+        return self._connection
+
+    def fileno(self) -> int:
+        """The socket: readable while idle means that the server has something to say, such as its shutdown."""
+        return self._connection.fileno()
+
+    def try_lead(self) -> bool:
+        """Take the lead if it is free."""
+        self.leads = self.leads or self._try(self._lead_key)
+        return self.leads
+
+    def try_seat(self) -> bool:
+        """Take the warm standby's seat if it is free."""
+        return self._try(self._seat_key)
+
+    def leave_seat(self) -> None:
+        """The leader leaves the seat to the next standby."""
+        self._rows("SELECT pg_advisory_unlock(%(key)s::bigint)", {"key": self._seat_key})
+
+    def evict_frozen(self, lease_seconds: float) -> list[int]:
+        """End a leader that has not touched its session for a lease; the pids of the ended sessions."""
+        found = self._rows(
+            queries["relay_evict_frozen"], {"key": self._lead_key, "slot": self._slot, "lease": lease_seconds}
+        )
+        return [row["pid"] for row in found]
+
+    def free_slot(self) -> list[int]:
+        """End a zombie's walsender. Only for the leader."""
+        return [row["pid"] for row in self._rows(queries["relay_free_slot"], {"slot": self._slot})]
+
+    def pulse(self) -> Pulse:
+        """Touch the session. Raises LeadLost where it is gone: the lock went with it."""
+        try:
+            row = self._rows(queries["relay_pulse"], {"slot": self._slot})[0]
+        except Exception as error:
+            if self.leads:
+                raise LeadLost(f"the lock session is gone: {error}") from error
+            raise
+        return Pulse(
+            xmin=row["xmin"],
+            insert_lsn=parse_lsn(row["insert_lsn"]),
+            slot_active=bool(row["active"]),
+            wal_status=row["wal_status"],
+            safe_wal_bytes=row["safe_wal_size"],
+            retained_bytes=row["retained_bytes"],
+            confirmed_flush=parse_lsn(row["confirmed_flush"]),
+        )
+
+    def relay_row(self) -> RelayRow:
+        """What init wrote; raises Misconfigured where init has not run."""
+        rows = self._rows(queries["relay_row"], {"relay": self._relay})
+        if not rows:
+            raise Misconfigured(f"database has no relay {self._relay!r}", remedy="dovetail init")
+        row = rows[0]
+        if row["slot"] != self._slot:
+            raise Misconfigured(f"relay {self._relay!r} was set up with slot {row['slot']!r}, not {self._slot!r}")
+        return RelayRow(
+            name=row["name"],
+            slot=row["slot"],
+            system_id=row["system_id"],
+            consistent_point=parse_lsn(row["consistent_point"]),
+            snapshot=row["snapshot"],
+            epoch=row["epoch"],
+            publication_fingerprint=row["publication_fingerprint"],
+            started=row["started"],
+        )
+
+    def partition_counts(self) -> dict[str, int]:
+        """Partitions per topic as init or `relay accept` recorded them."""
+        rows = self._rows(queries["relay_row"], {"relay": self._relay})
+        return dict(rows[0]["partition_counts"]) if rows else {}
+
+    def server_facts(self, system_id: str, timeline: int, publication: str) -> ServerFacts:
+        """What admission needs to know, `system_id` and `timeline` from the replication connection."""
+        row = self._rows(queries["relay_server_facts"], {"slot": self._slot})[0]
+        try:
+            fingerprint: str | None = publication_fingerprint(self._connection, publication)
+        except LookupError:
+            fingerprint = None
+        return ServerFacts(
+            system_id=system_id,
+            timeline=timeline,
+            database=row["database"],
+            in_recovery=row["in_recovery"],
+            slot_found=row["slot_found"],
+            slot_plugin=row["plugin"],
+            slot_database=row["slot_database"],
+            slot_lost=row["slot_lost"],
+            slot_temporary=row["slot_temporary"],
+            confirmed_flush=parse_lsn(row["confirmed_flush"]),
+            publication_fingerprint=fingerprint,
+        )
+
+    def mark_started(self) -> None:
+        """From now on an empty checkpoint topic is CHECKPOINT_LOST."""
+        self._rows(queries["relay_mark_started"], {"relay": self._relay})
+
+    def close(self) -> None:
+        """Give up both locks with the session."""
+        self.leads = False
+        self._connection.close()
+
+    def _try(self, key: int) -> bool:
+        return bool(self._rows(queries["relay_try_lock"], {"key": key})[0]["locked"])
+
+    def _rows(self, query: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
+        try:
+            cursor = self._connection.cursor(row_factory=dict_row)
+            cursor.execute(query, params)
+            return cursor.fetchall() if cursor.description else []
+        except psycopg.Error as error:
+            if error.sqlstate in _NOT_INITIALISED:
+                raise Misconfigured("this database has no schema dovetail", remedy="dovetail init") from error
+            raise server_error(error, "PostgreSQL") from error

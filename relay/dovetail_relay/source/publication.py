@@ -1,0 +1,91 @@
+"""What a publication publishes, and its fingerprint.
+
+The server changes a publication silently under a running slot: a table taken out and put back loses the rows written
+in between, and PostgreSQL 18 does not even complain about a dropped one. So `init` records a fingerprint, and the
+relay and `doctor` compare it with what they find. Reads only; the catalogue is open to every role.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from dovetail_schemas.sql import queries
+
+_ACTIONS = ("insert", "update", "delete", "truncate")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTable:
+    """One table of a publication. `columns` are sorted; without a column list they are all the table has."""
+
+    schema: str
+    table: str
+    columns: tuple[str, ...]
+    row_filter: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The whole shape of one publication."""
+
+    name: str
+    actions: frozenset[str]
+    via_root: bool
+    all_tables: bool
+    tables: tuple[PublishedTable, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the canonical JSON of everything above but the name. Equal on PostgreSQL 15 to 18."""
+        shape = {
+            **{f"pub{action}": action in self.actions for action in _ACTIONS},
+            "pubviaroot": self.via_root,
+            "puballtables": self.all_tables,
+            "tables": [[t.schema, t.table, list(t.columns), t.row_filter] for t in self.tables],
+        }
+        text = json.dumps(shape, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def read_publication(connection: psycopg.Connection[Any], name: str) -> Publication:
+    """The publication as it is now. Raises LookupError when there is none of that name in this database.
+
+    Uses a cursor of its own, so the connection's row factory does not matter.
+    """
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(queries["setup_publication"], {"publication": name}).fetchall()
+    if not rows:
+        raise LookupError(f"publication {name!r} does not exist in this database")
+    tables = sorted(
+        (_table(row) for row in rows if row["tablename"] is not None),
+        key=lambda table: (table.schema, table.table),
+    )
+    head = rows[0]
+    return Publication(
+        name=name,
+        actions=frozenset(action for action in _ACTIONS if head[f"pub{action}"]),
+        via_root=head["pubviaroot"],
+        all_tables=head["puballtables"],
+        tables=tuple(tables),
+    )
+
+
+def publication_fingerprint(connection: psycopg.Connection[Any], publication: str) -> str:
+    """The fingerprint of the publication as it is now; raises LookupError when it does not exist."""
+    return read_publication(connection, publication).fingerprint
+
+
+def _table(row: Mapping[str, Any]) -> PublishedTable:
+    return PublishedTable(
+        schema=row["schemaname"],
+        table=row["tablename"],
+        columns=tuple(sorted(row["columns"] or ())),
+        row_filter=row["rowfilter"],
+    )

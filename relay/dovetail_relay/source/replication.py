@@ -1,0 +1,249 @@
+"""The replication stream: the only module that touches `psycopg.pq`, and the only one that sends a flush position.
+
+psycopg has no replication API; its libpq wrapper has all that one needs. What comes out of `read` are pgoutput messages
+and the positions of keepalives, in the order in which the server sent them: a keepalive never overtakes data.
+
+Feedback is a number, not a callback: `report(lsn)` stores the newest durable position, and the stream decides when to
+send it: when the server asks, when it has moved, and often enough that the server never thinks us dead. The flush
+position never goes back, and never beyond what was reported.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from struct import Struct
+from typing import Final
+
+import psycopg
+from psycopg import pq
+
+from dovetail_relay.errors import (
+    Misconfigured,
+    PostgresUnavailable,
+    SlotLost,
+    StreamEnded,
+)
+from dovetail_relay.nouns import Lsn, lsn_text
+
+# 'w', start, end, send time (µs since 2000-01-01): 25 bytes before the pgoutput message.
+_XLOG_HEADER: Final = 25
+_KEEPALIVE = Struct("!xQqB")
+_STATUS = Struct("!cQQQqb")
+_XLOG_DATA: Final = ord("w")
+_KEEPALIVE_TAG: Final = ord("k")
+# µs between 1970-01-01 and 2000-01-01, PostgreSQL's epoch.
+_EPOCH_US: Final = 946_684_800_000_000
+# A position that moved is sent at most this often: the server needs no feedback per batch.
+_MOVED_INTERVAL: Final = 0.1
+# A third of the server's smallest sensible wal_sender_timeout (30 s): it never takes us for dead.
+_ALIVE_INTERVAL: Final = 10.0
+# While rows pour in, a nap lets the walsender fill the socket instead of waking us for each message.
+_NAP_SECONDS: Final = 0.001
+
+SLOT_BUSY: Final = "55006"
+
+
+class SlotBusy(PostgresUnavailable):
+    """Another walsender streams from the slot. The advisory lock says who may; the holder is a zombie or a stranger."""
+
+    name = "SLOT_BUSY"
+
+
+class Keepalive(int):
+    """The server has sent all of the WAL up to this position."""
+
+
+def server_error(error: psycopg.Error, what: str) -> Exception:
+    """The named error for what the server answered, by SQLSTATE and never by text (which differs by version)."""
+    state = error.sqlstate
+    text = str(error).strip() or type(error).__name__
+    if state == SLOT_BUSY:
+        return SlotBusy(f"{what}: {text}")
+    if state in {"42704", "55000"}:
+        return SlotLost(f"{what}: {text}")
+    if state in {"42501", "28000", "28P01", "3D000"}:
+        return Misconfigured(f"{what}: {text}")
+    if "unsupported startup parameter" in text:
+        return Misconfigured(
+            f"{what}: the DSN leads through a pooler that cannot replicate; connect directly or use pgbouncer 1.23+"
+        )
+    return PostgresUnavailable(f"{what}: {text}")
+
+
+def connect(conninfo: str) -> psycopg.Connection:
+    """A replication connection; raises a named error."""
+    try:
+        return psycopg.connect(conninfo, autocommit=True, replication="database")
+    except psycopg.Error as error:
+        raise server_error(error, "replication connection") from error
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def start_statement(slot: str, start: Lsn, publication: str, *, messages: bool) -> str:
+    """START_REPLICATION takes no parameters: quoted here, from names that the configuration has validated."""
+    quoted_publication = _literal('"' + publication.replace('"', '""') + '"')
+    options = [("proto_version", "'1'"), ("publication_names", quoted_publication), ("binary", "'true'")]
+    if messages:
+        options.append(("messages", "'true'"))
+    listed = ", ".join(f"{name} {value}" for name, value in options)
+    quoted_slot = '"' + slot.replace('"', '""') + '"'
+    return f"START_REPLICATION SLOT {quoted_slot} LOGICAL {lsn_text(start)} ({listed})"
+
+
+class ReplicationStream:
+    """One open stream. Not thread-safe: the relay's loop owns it."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection,
+        *,
+        slot: str,
+        publication: str,
+        start: Lsn,
+        messages: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._slot = slot
+        self._clock = clock
+        self._reported = start
+        self._sent: Lsn = start
+        self._received = start
+        self._sent_at = clock()
+        self._reply_wanted = False
+        self._pending_output = False
+        self._last_read_at = 0.0
+        self._bytes_read = 0
+        result = self._pgconn.exec_(start_statement(slot, start, publication, messages=messages).encode())
+        if result.status != pq.ExecStatus.COPY_BOTH:
+            state = _sqlstate(result)
+            kind = psycopg.OperationalError if state is None else psycopg.errors.lookup(state)
+            raise server_error(kind(_message(result)), f"START_REPLICATION on slot {slot!r}")
+        self._pgconn.nonblocking = 1
+
+    def fileno(self) -> int:
+        """The socket, for a poll."""
+        return self._pgconn.socket
+
+    @property
+    def received(self) -> Lsn:
+        """The newest position the server has named in data or keepalives."""
+        return self._received
+
+    @property
+    def confirmed(self) -> Lsn:
+        """The newest flush position that was sent."""
+        return self._sent
+
+    def report(self, lsn: Lsn) -> None:
+        """`lsn` is durable in Kafka: the server may forget what lies before it. Never goes back."""
+        self._reported = max(self._reported, lsn)
+
+    def read(self, limit: int) -> list[bytes | Keepalive]:
+        """Up to `limit` messages that are here already; [] where none is. Never waits for the network."""
+        pgconn = self._pgconn
+        get = pgconn.get_copy_data
+        out: list[bytes | Keepalive] = []
+        append = out.append
+        consumed = False
+        try:
+            while len(out) < limit:
+                size, data = get(1)
+                if size > 0:
+                    if data[0] == _XLOG_DATA:
+                        append(bytes(data[_XLOG_HEADER:]))
+                    elif data[0] == _KEEPALIVE_TAG:
+                        append(self._keepalive(bytes(data)))
+                elif size == 0:
+                    if consumed:
+                        break
+                    pgconn.consume_input()
+                    consumed = True
+                else:
+                    raise self._ended()
+        except psycopg.Error as error:
+            raise StreamEnded(f"replication stream of slot {self._slot!r}: {error}") from error
+        return out
+
+    def nap_if_busy(self) -> None:
+        """Called before a read that the poll announced: when rows pour in, let the socket fill first."""
+        now = self._clock()
+        if now - self._last_read_at < _NAP_SECONDS * 2:
+            time.sleep(_NAP_SECONDS)
+            now = self._clock()
+        self._last_read_at = now
+
+    def heartbeat(self) -> None:
+        """Send feedback if the server asked, if the position moved, or if it is time. Never waits."""
+        try:
+            if self._pending_output:
+                self._pending_output = bool(self._pgconn.flush())
+            now = self._clock()
+            moved = self._reported > self._sent and now - self._sent_at >= _MOVED_INTERVAL
+            if self._reply_wanted or moved or now - self._sent_at >= _ALIVE_INTERVAL:
+                self._send(now)
+        except psycopg.Error as error:
+            raise StreamEnded(f"replication stream of slot {self._slot!r}: {error}") from error
+
+    def close(self) -> None:
+        """Say how far we came, end the stream and free the slot. Safe to call twice; never raises."""
+        if self._connection.closed:
+            return
+        try:
+            if self._reported > self._sent:
+                self._send(self._clock())
+            self._pgconn.put_copy_end()
+            _flush(self._pgconn, self._clock() + 0.5)
+        except psycopg.Error:
+            pass  # the connection is gone: the slot is free, and the server knows an older position, which is safe
+        finally:
+            self._connection.close()
+
+    def _keepalive(self, data: bytes) -> Keepalive:
+        wal_end, _sent_us, reply = _KEEPALIVE.unpack(data)
+        if reply:
+            self._reply_wanted = True
+        self._received = max(self._received, Lsn(wal_end))
+        return Keepalive(wal_end)
+
+    def _send(self, now: float) -> None:
+        flush = self._reported
+        # Written and flushed are the same to us: what is not durable in Kafka was not received.
+        frame = _STATUS.pack(b"r", flush, flush, flush, time.time_ns() // 1000 - _EPOCH_US, 0)
+        self._pgconn.put_copy_data(frame)
+        self._pending_output = bool(self._pgconn.flush())
+        self._sent, self._sent_at, self._reply_wanted = flush, now, False
+
+    def _ended(self) -> Exception:
+        result = self._pgconn.get_result()
+        if result is None:
+            return StreamEnded(f"the server ended the stream of slot {self._slot!r}")
+        state, text = _sqlstate(result), _message(result)
+        if state in {"42704", "55000"}:
+            # Publication gone (15 to 17 say so) or WAL removed under the slot: the next admission names it.
+            return StreamEnded(f"stream of slot {self._slot!r} refused: {text}")
+        return StreamEnded(f"the server ended the stream of slot {self._slot!r}: {text or 'no reason given'}")
+
+
+def _flush(pgconn: pq.abc.PGconn, deadline: float) -> None:
+    while pgconn.flush():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        select.select([], [pgconn.socket], [], left)
+
+
+def _sqlstate(result: pq.abc.PGresult) -> str | None:
+    state = result.error_field(pq.DiagnosticField.SQLSTATE)
+    return None if state is None else state.decode()
+
+
+def _message(result: pq.abc.PGresult) -> str:
+    text = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)
+    return (text or result.error_message or b"").decode(errors="replace").strip()

@@ -1,0 +1,93 @@
+-- name: relay_server_facts
+-- What the server says of itself and of the slot, in one snapshot.
+SELECT
+    current_database() AS database,
+    pg_is_in_recovery() AS in_recovery,
+    slot.slot_name IS NOT NULL AS slot_found,
+    slot.plugin,
+    slot.database AS slot_database,
+    coalesce(slot.wal_status = 'lost', false) AS slot_lost,
+    coalesce(slot.temporary, false) AS slot_temporary,
+    coalesce(slot.confirmed_flush_lsn, '0/0'::pg_lsn)::text AS confirmed_flush
+FROM (SELECT 1) AS one
+LEFT JOIN pg_replication_slots AS slot ON slot.slot_name = %(slot)s
+
+-- name: relay_row
+-- The row that init wrote for this relay.
+SELECT name, slot, system_id, consistent_point::text, snapshot::text, epoch, publication_fingerprint,
+    started_at IS NOT NULL AS started, partition_counts
+FROM dovetail.relay
+WHERE name = %(relay)s
+
+-- name: relay_mark_started
+-- From here on an empty checkpoint topic means that the checkpoint was lost.
+UPDATE dovetail.relay SET started_at = now() WHERE name = %(relay)s AND started_at IS NULL
+
+-- name: relay_try_lock
+-- Never waits: a blocked waiter would pin xmin.
+SELECT pg_try_advisory_lock(%(key)s::bigint) AS locked
+
+-- name: relay_pulse
+-- The leader's sign of life, and in one snapshot the horizon: each transaction below xmin is settled at this position.
+SELECT
+    pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
+    pg_current_wal_insert_lsn()::text AS insert_lsn,
+    slot.active,
+    slot.wal_status,
+    coalesce(slot.safe_wal_size, -1) AS safe_wal_size,
+    coalesce(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), slot.restart_lsn), -1)::bigint AS retained_bytes,
+    coalesce(slot.confirmed_flush_lsn, '0/0'::pg_lsn)::text AS confirmed_flush
+FROM (SELECT 1) AS one
+LEFT JOIN pg_replication_slots AS slot ON slot.slot_name = %(slot)s
+
+-- name: relay_evict_frozen
+-- End the session that holds the lead and has not touched it for longer than the lease, and its walsender.
+WITH holder AS (
+    SELECT activity.pid
+    FROM pg_locks AS lock
+    JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
+    WHERE lock.locktype = 'advisory'
+        AND lock.granted
+        AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND lock.classid = (%(key)s::bigint >> 32 & 4294967295)::oid
+        AND lock.objid = (%(key)s::bigint & 4294967295)::oid
+        AND lock.objsubid = 1
+        AND activity.state_change < clock_timestamp() - make_interval(secs => %(lease)s)
+)
+SELECT pg_terminate_backend(victim.pid) AS terminated, victim.pid
+FROM (
+    SELECT pid FROM holder
+    UNION
+    SELECT slot.active_pid
+    FROM pg_replication_slots AS slot
+    WHERE slot.slot_name = %(slot)s AND slot.active_pid IS NOT NULL AND EXISTS (SELECT FROM holder)
+) AS victim
+
+-- name: relay_lead_holder
+-- Who holds the lead now, for standbys and for people.
+SELECT activity.pid, activity.application_name, activity.client_addr::text AS client_addr,
+    extract(epoch FROM clock_timestamp() - activity.state_change)::float8 AS idle_seconds
+FROM pg_locks AS lock
+JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
+WHERE lock.locktype = 'advisory'
+    AND lock.granted
+    AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND lock.classid = (%(key)s::bigint >> 32 & 4294967295)::oid
+    AND lock.objid = (%(key)s::bigint & 4294967295)::oid
+    AND lock.objsubid = 1
+
+-- name: relay_free_slot
+-- We lead, and a walsender still streams from our slot: it belongs to a zombie.
+SELECT pg_terminate_backend(active_pid) AS terminated, active_pid AS pid
+FROM pg_replication_slots
+WHERE slot_name = %(slot)s AND active_pid IS NOT NULL
+
+-- name: relay_backfill
+-- Rows that were committed before the slot's consistent point and so never stream, in the order of their writing, as
+-- the raw bytes that the stream would have sent. For a server-side cursor.
+SELECT seq,
+    uuid_send(id), convert_to(aggregatetype, 'UTF8'), convert_to(aggregateid, 'UTF8'), convert_to(type, 'UTF8'),
+    payload, schema_fingerprint, convert_to(encoding, 'UTF8'), jsonb_send(headers), timestamptz_send(created_at)
+FROM dovetail.outbox
+WHERE seq >= %(next_seq)s AND pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
+ORDER BY seq

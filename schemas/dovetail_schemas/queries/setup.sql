@@ -1,0 +1,124 @@
+-- name: setup_has_schema
+-- Whether the first migration has ever run here, for a role that may not be allowed to look into the schema.
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'dovetail' AND c.relname = 'migration'
+) AS found;
+
+-- name: setup_applied_migrations
+-- What was applied, with the checksum it had then.
+SELECT version, name, checksum FROM dovetail.migration ORDER BY version;
+
+-- name: setup_record_migration
+-- Written in the transaction of the migration itself.
+INSERT INTO dovetail.migration (version, name, checksum) VALUES (%(version)s, %(name)s, %(checksum)s);
+
+-- name: setup_try_lock
+-- One init at a time; asked again instead of waited for, because a blocked waiter pins xmin.
+SELECT pg_catalog.pg_try_advisory_lock(%(key)s::bigint) AS taken;
+
+-- name: setup_unlock
+-- The other half of setup_try_lock.
+SELECT pg_catalog.pg_advisory_unlock(%(key)s::bigint) AS released;
+
+-- name: setup_session
+-- Who we are and on what.
+SELECT session_user::text AS role, r.rolsuper, current_database()::text AS database,
+       current_setting('server_version_num')::int AS version, pg_catalog.pg_is_in_recovery() AS in_recovery,
+       current_setting('wal_level') AS wal_level, pg_catalog.clock_timestamp() AS now
+FROM pg_catalog.pg_roles r WHERE r.rolname = session_user;
+
+-- name: setup_role
+-- One login role: its attributes, and whether it is a direct or indirect member of a group role.
+SELECT r.rolname::text, r.rolsuper, r.rolreplication, r.rolcanlogin, r.rolinherit,
+       (WITH RECURSIVE up AS (
+            SELECT m.roleid FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid
+            UNION
+            SELECT m.roleid FROM pg_catalog.pg_auth_members m JOIN up ON m.member = up.roleid
+        ) SELECT count(*) > 0 FROM up JOIN pg_catalog.pg_roles g ON g.oid = up.roleid
+          WHERE g.rolname = %(group)s) AS member,
+       (WITH RECURSIVE up AS (
+            SELECT m.roleid FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid
+            UNION
+            SELECT m.roleid FROM pg_catalog.pg_auth_members m JOIN up ON m.member = up.roleid
+        ) SELECT count(*) > 0 FROM up JOIN pg_catalog.pg_roles g ON g.oid = up.roleid
+          WHERE g.rolname = 'rds_replication') AS managed_replication
+FROM pg_catalog.pg_roles r WHERE r.rolname = %(login)s;
+
+-- name: setup_columns
+-- The columns of one table with their type OIDs, in the table's order.
+SELECT a.attname::text AS name, a.atttypid::int AS type_oid, c.oid::int AS relation, c.relkind::text AS kind
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;
+
+-- name: setup_slot
+-- One replication slot. A row as JSON, because newer servers have more columns.
+SELECT to_jsonb(s) || jsonb_build_object(
+           'retained_bytes', CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
+                             ELSE pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn) END
+       ) AS slot
+FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = %(slot)s;
+
+-- name: setup_relay_row
+-- The row of this relay, and of any other one that claims its slot.
+SELECT name, slot, system_id, consistent_point::text, snapshot::text, epoch, publication_fingerprint,
+       partition_counts, started_at IS NOT NULL AS started
+FROM dovetail.relay WHERE name = %(relay)s OR slot = %(slot)s;
+
+-- name: setup_store_relay
+-- Written once, by the relay's own role, right after its slot was made.
+INSERT INTO dovetail.relay (name, slot, system_id, consistent_point, snapshot, publication_fingerprint, partition_counts)
+VALUES (%(relay)s, %(slot)s, %(system_id)s, %(consistent_point)s::pg_lsn, %(snapshot)s::pg_snapshot,
+        %(fingerprint)s, %(partitions)s::jsonb);
+
+-- name: setup_add_partitions
+-- Topics that came later; what is recorded already stays as it is.
+UPDATE dovetail.relay SET partition_counts = %(partitions)s::jsonb || partition_counts WHERE name = %(relay)s;
+
+-- name: setup_snapshot
+-- The imported snapshot as text, for the rows that were committed before the slot began.
+SELECT pg_catalog.pg_current_snapshot()::text AS snapshot;
+
+-- name: setup_blockers
+-- Whom the making of a slot waits for: open transactions and, with pid 0, prepared ones. No query text.
+SELECT b.pid, coalesce(a.usename::text, '?') AS role, coalesce(a.application_name, '') AS application,
+       extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8 AS age_seconds
+FROM unnest(pg_catalog.pg_blocking_pids(%(pid)s)) AS b (pid)
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid;
+
+-- name: setup_prepared
+-- Prepared transactions of the whole cluster: one of them left open holds back WAL, vacuum and the making of slots.
+SELECT gid, owner::text, database::text,
+       extract(epoch FROM pg_catalog.clock_timestamp() - prepared)::float8 AS age_seconds
+FROM pg_catalog.pg_prepared_xacts ORDER BY prepared;
+
+-- name: setup_old_transactions
+-- Sessions whose snapshot or transaction id is old: they hold back vacuum and the horizon.
+SELECT pid, coalesce(usename::text, '?') AS role, coalesce(application_name, '') AS application,
+       coalesce(state, '') AS state,
+       extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::float8 AS age_seconds
+FROM pg_catalog.pg_stat_activity
+WHERE xact_start < pg_catalog.clock_timestamp() - make_interval(secs => %(seconds)s)
+  AND pid <> pg_catalog.pg_backend_pid() AND backend_type = 'client backend'
+ORDER BY xact_start LIMIT 5;
+
+-- name: setup_settings
+-- Server settings by name; those that this server does not have are left out.
+SELECT name, setting, unit FROM pg_catalog.pg_settings WHERE name = ANY(%(names)s);
+
+-- name: setup_slots_in_use
+-- How many slots and walsenders are taken.
+SELECT (SELECT count(*) FROM pg_catalog.pg_replication_slots) AS slots,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walsender') AS walsenders;
+
+-- name: setup_table_rights
+-- What the current role may do to one relation.
+SELECT has_table_privilege(%(relation)s, 'SELECT') AS can_select, has_table_privilege(%(relation)s, 'INSERT') AS can_insert,
+       has_table_privilege(%(relation)s, 'UPDATE') AS can_update;
+
+-- name: setup_tls
+-- Whether this session is encrypted.
+SELECT ssl, version FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid();

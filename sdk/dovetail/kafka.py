@@ -1,0 +1,237 @@
+"""A consumer on confluent-kafka: each event takes effect once, whatever dies in between.
+
+Every batch is one database transaction: a receipt per message, the handler for the fresh ones, COMMIT; only then are
+the offsets committed to Kafka. A crash between the two brings the batch again, and the inbox knows it. A message that
+keeps failing stops the consumer with its name; none is ever skipped.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import psycopg
+
+from dovetail import errors
+from dovetail.inbox import Delivery, Schemas
+from dovetail.psycopg import Inbox
+
+Handler = Callable[[psycopg.Connection[Any], Delivery], object]
+Connect = Callable[[], psycopg.Connection[Any]]
+
+# What the promise rests on; a configuration that sets one of these otherwise is refused.
+_PROMISES = {"isolation.level": "read_committed", "enable.auto.commit": False, "enable.auto.offset.store": False}
+_DEFAULTS = {"auto.offset.reset": "earliest"}
+_POLL_SECONDS = 0.5
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+# Trying again cannot help these; the message itself is at fault.
+_HOPELESS = (
+    errors.BadMessage,
+    errors.DecodeError,
+    errors.EventFromFuture,
+    errors.EventTooOld,
+    errors.NotInstalled,
+    errors.SchemaInvalid,
+    errors.SchemaUnknown,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Consumer:
+    """Runs `handler(conn, delivery)` for each fresh event of `topics`, in the order of each partition.
+
+    `kafka` is the bootstrap servers or a librdkafka configuration; `database` a DSN or a function that connects. The
+    handler writes through `conn` and leaves commit and rollback alone. It is tried again for `patience_seconds`
+    (keep it well below `max.poll.interval.ms`), then `run` raises `HandlerFailed`.
+    """
+
+    def __init__(
+        self,
+        kafka: str | Mapping[str, Any],
+        *,
+        consumer: str,
+        topics: Sequence[str],
+        database: str | Connect,
+        handler: Handler,
+        types: Iterable[Any] = (),
+        schemas: Schemas | None = None,
+        batch: int = 100,
+        patience_seconds: float = 60.0,
+    ) -> None:
+        if not topics or isinstance(topics, str):
+            raise ValueError("topics must be a list of topic names")
+        self._confluent = _import_confluent()
+        self._inbox = Inbox(consumer, types=types, schemas=schemas)
+        self._config = _configuration({"bootstrap.servers": kafka} if isinstance(kafka, str) else kafka, consumer)
+        self._topics = list(topics)
+        self._connect = _connector(database)
+        self._handler = handler
+        self._batch = batch
+        self._patience_seconds = patience_seconds
+        self._stopping = threading.Event()
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def stop(self) -> None:
+        """End `run` after the batch in hand. May be called from a signal handler, another thread, or before `run`."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Consume until `stop`. Raises `HandlerFailed` or `ConsumerFailed`; everything before is committed."""
+        client = self._confluent.Consumer(self._config)
+        try:
+            client.subscribe(self._topics, on_assign=_assigned, on_revoke=_revoked, on_lost=_lost)
+            while not self._stopping.is_set():
+                messages = self._usable(client, client.consume(self._batch, _POLL_SECONDS))
+                if messages:
+                    self._handle(client, messages)
+        except self._confluent.KafkaException as error:
+            raise errors.ConsumerFailed(f"Kafka ended the consumer: {error}") from error
+        finally:
+            client.close()
+            self._disconnect()
+
+    def _usable(self, client: Any, polled: list[Any]) -> list[Any]:
+        """The messages of partitions that are ours now. One taken away while polling comes to its new owner."""
+        messages = []
+        for message in polled:
+            error = message.error()
+            if error is None:
+                messages.append(message)
+            else:
+                self._note(error)
+        ours = {(part.topic, part.partition) for part in client.assignment()} if messages else set()
+        return [message for message in messages if (message.topic(), message.partition()) in ours]
+
+    def _note(self, error: Any) -> None:
+        kafka_error = self._confluent.KafkaError
+        passing = {
+            kafka_error._ALL_BROKERS_DOWN,
+            kafka_error._MAX_POLL_EXCEEDED,
+            kafka_error._PARTITION_EOF,
+            kafka_error._TRANSPORT,
+            kafka_error.UNKNOWN_TOPIC_OR_PART,
+        }
+        if error.fatal() or not (error.retriable() or error.code() in passing):
+            raise errors.ConsumerFailed(f"Kafka ended the consumer: {error.str()}")
+        _log.warning("kafka: %s", error.str())
+
+    def _handle(self, client: Any, messages: list[Any]) -> None:
+        """Effects first, offsets afterwards."""
+        try:
+            self._take(messages)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises undoes the batch
+            _log.info("a batch of %d failed (%s); trying one by one", len(messages), type(error).__name__)
+            self._one_by_one(client, messages)
+        else:
+            self._commit_offsets(client, messages)
+
+    def _one_by_one(self, client: Any, messages: list[Any]) -> None:
+        done: list[Any] = []
+        try:
+            for message in messages:
+                if not self._persist(message):
+                    break
+                done.append(message)
+        finally:
+            self._commit_offsets(client, done)
+
+    def _persist(self, message: Any) -> bool:
+        """Try one message until it works. False where `stop` came first; raises when patience ends."""
+        deadline = time.monotonic() + self._patience_seconds
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                self._take([message])
+            except Exception as error:
+                if isinstance(error, _HOPELESS) or time.monotonic() + pause_seconds > deadline:
+                    where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
+                    raise errors.HandlerFailed(
+                        f"{where}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}; "
+                        "its offset is not committed, so it comes again at the next start"
+                    ) from error
+                _log.warning("a message failed (%s); again in %.1f s", type(error).__name__, pause_seconds)
+                if self._stopping.wait(pause_seconds):
+                    return False
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+            else:
+                return True
+
+    def _take(self, messages: list[Any]) -> None:
+        """One transaction for these messages. No savepoint per message: many of them slow the whole server."""
+        connection = self._connected()
+        try:
+            with connection.transaction():
+                for message in messages:
+                    with self._inbox.receive(connection, message) as delivery:
+                        if delivery.fresh:
+                            self._handler(connection, delivery)
+        finally:
+            if connection.broken:
+                self._disconnect()
+
+    def _commit_offsets(self, client: Any, messages: list[Any]) -> None:
+        if not messages:
+            return
+        last: dict[tuple[str, int], int] = {}
+        for message in messages:
+            part = (message.topic(), message.partition())
+            last[part] = max(message.offset(), last.get(part, -1))
+        offsets = [self._confluent.TopicPartition(topic, part, offset + 1) for (topic, part), offset in last.items()]
+        try:
+            client.commit(offsets=offsets, asynchronous=False)
+        except self._confluent.KafkaException as error:
+            # The effects are safe; the messages come again, to us or to the partition's new owner, and are known.
+            _log.warning("offsets were not committed: %s", error)
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _import_confluent() -> ModuleType:
+    try:
+        import confluent_kafka  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise errors.ExtraMissing("dovetail.kafka needs confluent-kafka: pip install 'dovetail[kafka]'") from None
+    module: ModuleType = confluent_kafka
+    return module
+
+
+def _configuration(given: Mapping[str, Any], consumer: str) -> dict[str, Any]:
+    for name, value in _PROMISES.items():
+        if name in given and str(given[name]).lower() != str(value).lower():
+            raise ValueError(f"{name} must be {str(value).lower()}: the inbox rests on it; leave it out")
+    return {"group.id": consumer, **_DEFAULTS, **given, **_PROMISES}
+
+
+def _connector(database: str | Connect) -> Connect:
+    if isinstance(database, str):
+        return lambda: psycopg.connect(database, autocommit=True)
+    return database
+
+
+def _assigned(_client: Any, partitions: list[Any]) -> None:
+    _log.info("assigned %s", _names(partitions))
+
+
+# Called from inside consume, so no batch is in hand: its effects and offsets are committed.
+def _revoked(_client: Any, partitions: list[Any]) -> None:
+    _log.info("revoked %s", _names(partitions))
+
+
+def _lost(_client: Any, partitions: list[Any]) -> None:
+    _log.warning("lost %s", _names(partitions))
+
+
+def _names(partitions: list[Any]) -> str:
+    return ", ".join(f"{part.topic}[{part.partition}]" for part in partitions)
