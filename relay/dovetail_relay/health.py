@@ -4,7 +4,7 @@ Liveness is real progress: a read from PostgreSQL (keepalives count) or a standb
 relay that waits for an unreachable server is alive as long as its loop turns: a restart would not bring the server
 back. A loop that stands still is not alive, whatever its sockets say.
 
-The port carries no payload and no secret, and it changes nothing: GET and HEAD only. It is served by daemon threads,
+The port carries no payload and no secret, and nothing can be changed through it. It is served by daemon threads,
 bounded in number, size and time, so that nobody who can reach it can hold the relay up or keep it from stopping.
 """
 
@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -241,14 +242,14 @@ def _routes(state: HealthState, registry_app: WSGIApplication, metrics_app: WSGI
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         reads = environ["REQUEST_METHOD"] in {"GET", "HEAD"}
-        if not reads:
+        if not reads and (path in probes or path == "/metrics"):
             _drain(environ)
-        if path in probes:
-            body = _probe(start_response, probes[path], reads=reads)
-        elif path == "/metrics" and reads:
-            body = list(metrics_app(environ, start_response))
-        elif path == "/metrics":
             body = _answer(start_response, "405 Method Not Allowed", {"message": "only GET and HEAD"})
+        elif path in probes:
+            body = _probe(start_response, probes[path])
+        elif path == "/metrics":
+            # prometheus-client refuses HEAD; what is left out of its answer is left out below.
+            body = list(metrics_app({**environ, "REQUEST_METHOD": "GET"}, start_response))
         else:
             body = _guarded(registry_app, environ, start_response)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else body
@@ -265,11 +266,7 @@ def _guarded(app: WSGIApplication, environ: WSGIEnvironment, start_response: Sta
         return _answer(start_response, "500 Internal Server Error", {"message": "see the relay's log"})
 
 
-def _probe(
-    start_response: StartResponse, probe: Callable[[], tuple[bool, dict[str, object]]], *, reads: bool
-) -> list[bytes]:
-    if not reads:
-        return _answer(start_response, "405 Method Not Allowed", {"message": "only GET and HEAD"})
+def _probe(start_response: StartResponse, probe: Callable[[], tuple[bool, dict[str, object]]]) -> list[bytes]:
     good, said = probe()
     return _answer(start_response, "200 OK" if good else "503 Service Unavailable", said)
 
@@ -290,13 +287,12 @@ def _answer(start_response: StartResponse, status: str, said: dict[str, object])
 def _drain(environ: WSGIEnvironment) -> None:
     length = environ.get("CONTENT_LENGTH") or "0"
     if length.isascii() and length.isdigit():
-        environ["wsgi.input"].read(min(int(length), _DRAINED_BYTES))
+        with suppress(OSError):
+            environ["wsgi.input"].read(min(int(length[:9]), _DRAINED_BYTES))
 
 
 def _unbindable(host: str, port: int, error: Exception) -> Misconfigured:
     taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
     why = "is taken" if taken else f"cannot be bound ({getattr(error, 'strerror', None) or error})"
     remedy = "DOVETAIL_RELAY__HTTP_PORT=0 dovetail relay run" if taken else "dovetail config show"
-    return Misconfigured(
-        f"{host} port {port} for /livez, /readyz and /metrics {why}; set another", remedy=remedy
-    )
+    return Misconfigured(f"{host} port {port} for /livez, /readyz and /metrics {why}; set another", remedy=remedy)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 import threading
@@ -30,6 +31,8 @@ _REPEAT_EVERY_SECONDS: Final = 30.0
 # Distinct errors remembered at a time; what is forgotten is merely logged once more.
 _REPEATS_KEPT: Final = 256
 _LONGEST_TEXT: Final = 4000
+# What is looked at for credentials: more than is shown, so that a cut never goes through one that is shown.
+_LONGEST_LOOK: Final = 4 * _LONGEST_TEXT
 
 _SECRET_NAME: Final = re.compile(r"password|passwd|secret|token|credential|authorization|api_?key", re.IGNORECASE)
 _SECRET_PAIR: Final = re.compile(
@@ -38,7 +41,7 @@ _SECRET_PAIR: Final = re.compile(
     re.IGNORECASE,
 )
 # Up to the last @ before a slash or a space: passwords with an unescaped @ exist.
-_URL_PASSWORD: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/]*@", re.IGNORECASE)
+_URL_PASSWORD: Final = re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://[^\s:/@]*:)[^\s/]*@", re.IGNORECASE)
 
 _logger: Final = logging.getLogger(_ROOT)
 _bound: dict[str, Any] = {}
@@ -99,10 +102,10 @@ def configure(
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Send the log to `stream` (stderr). `output` None is text on a terminal, JSON elsewhere. May be called again."""
-    stream = sys.stderr if stream is None else stream
+    target: TextIO = sys.stderr if stream is None else stream
     if output is None:
-        output = "text" if stream.isatty() else "json"
-    handler = logging.StreamHandler(stream)
+        output = "text" if target.isatty() else "json"
+    handler = logging.StreamHandler(target)
     handler.setFormatter(TextFormatter() if output == "text" else JsonFormatter())
     handler.addFilter(RepeatFilter(clock))
     _logger.handlers[:] = [handler]
@@ -150,7 +153,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line: ts, level, event, message, what is bound, the fields, `error`, `repeated`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(self._line(record), ensure_ascii=False, default=str, allow_nan=True)
+        return json.dumps(self._line(record), ensure_ascii=False, default=str)
 
     def _line(self, record: logging.LogRecord) -> dict[str, Any]:
         line: dict[str, Any] = {
@@ -206,6 +209,8 @@ def _shown(name: str, value: object) -> object:
     """A value as it may appear: secrets blanked, bytes as their size, long texts cut."""
     if _SECRET_NAME.search(name):
         return _HIDDEN
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no NaN
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, bytes | bytearray | memoryview):
@@ -214,7 +219,7 @@ def _shown(name: str, value: object) -> object:
         return {str(key): _shown(str(key), item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_shown(name, item) for item in value]
-    text = redacted(str(value))
+    text = redacted(str(value)[:_LONGEST_LOOK])
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
 
 
@@ -230,7 +235,8 @@ def _error_text(error: object) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Without line breaks, and without what a terminal would take for a command."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in " ".join(text.split()))
 
 
 def _quoted(text: str) -> str:

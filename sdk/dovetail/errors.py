@@ -13,19 +13,22 @@
     │   ├── SchemaInvalid        (ValueError)
     │   ├── SchemaNotRegistered · SchemaIdCollision
     │   ├── OutboxNotInTransaction · ReadOnlyServer · NotInstalled
-    │   ├── DuplicateEventId · TransactionFailed      the transaction can only be rolled back
+    │   └── DuplicateEventId · TransactionFailed      the transaction can only be rolled back
     ├── receiving: nothing was taken
     │   ├── InboxNotInTransaction
     │   ├── BadMessage           (ValueError)  headers missing or not ours
     │   ├── EventTooOld · EventFromFuture      outside the window in which duplicates are known
     │   ├── DecodeError          (ValueError)
     │   │   └── BadFraming
+    │   ├── PositionInvalid · TimeInvalid     (ValueError)  texts of headers
     │   ├── SchemaUnknown                      no such id: no retry will help
     │   └── RegistryUnavailable                a retry may help
     └── running a consumer
         ├── ExtraMissing         (ImportError)
         ├── HandlerFailed                      the message that stopped the consumer, and why
-        └── ConsumerFailed                     Kafka or the database ended it
+        └── ConsumerFailed                     Kafka ended it
+
+    SchemaWarning (UserWarning)  an attribute of a schema that has no effect
 
 Messages are one line: what was wrong, what is allowed, what to type next. They never carry a payload.
 """

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from dovetail import errors, registration
 from dovetail.inbox import Delivery, Message, Receiving
@@ -51,7 +52,7 @@ class Outbox(Publishing):
         row = self.row(event, headers, event_id, key)
         self._check(connection, (row,))
         with _EXPLAINED:
-            psycopg.RawCursor(connection).execute(*insert_one(row))
+            _cursor(connection).execute(*insert_one(row))
         return row.id
 
     def publish_many(self, conn: SyncSource, events: Iterable[Any]) -> list[UUID]:
@@ -61,14 +62,14 @@ class Outbox(Publishing):
         self._check(connection, rows)
         with _EXPLAINED:
             for statement in insert_many(rows):
-                psycopg.RawCursor(connection).execute(*statement)
+                _cursor(connection).execute(*statement)
         return [row.id for row in rows]
 
     def _check(self, connection: _Sync, rows: Iterable[Row]) -> None:
         known = _known_schemas(connection)
         for fingerprint, kind in _unknown(rows, known).items():
             with _EXPLAINED:
-                found = psycopg.RawCursor(connection).execute(*registration.lookup(fingerprint)).fetchall()
+                found = _cursor(connection).execute(*registration.lookup(fingerprint)).fetchall()
             if registration.is_lasting(kind, found):
                 known.add(fingerprint)
 
@@ -90,7 +91,7 @@ class AsyncOutbox(Publishing):
         row = self.row(event, headers, event_id, key)
         await self._check(connection, (row,))
         with _EXPLAINED:
-            await psycopg.AsyncRawCursor(connection).execute(*insert_one(row))
+            await _acursor(connection).execute(*insert_one(row))
         return row.id
 
     async def publish_many(self, conn: AsyncSource, events: Iterable[Any]) -> list[UUID]:
@@ -100,14 +101,14 @@ class AsyncOutbox(Publishing):
         await self._check(connection, rows)
         with _EXPLAINED:
             for statement in insert_many(rows):
-                await psycopg.AsyncRawCursor(connection).execute(*statement)
+                await _acursor(connection).execute(*statement)
         return [row.id for row in rows]
 
     async def _check(self, connection: _Async, rows: Iterable[Row]) -> None:
         known = _known_schemas(connection)
         for fingerprint, kind in _unknown(rows, known).items():
             with _EXPLAINED:
-                cursor = await psycopg.AsyncRawCursor(connection).execute(*registration.lookup(fingerprint))
+                cursor = await _acursor(connection).execute(*registration.lookup(fingerprint))
                 found = await cursor.fetchall()
             if registration.is_lasting(kind, found):
                 known.add(fingerprint)
@@ -125,7 +126,7 @@ class Inbox(Receiving):
         connection = _in_transaction(_sync(conn), errors.InboxNotInTransaction, "receive")
         delivery, claim = self.claim(message)
         with _EXPLAINED:
-            delivery.fresh = psycopg.RawCursor(connection).execute(*claim).rowcount == 1
+            delivery.fresh = _cursor(connection).execute(*claim).rowcount == 1
         yield delivery
         _still_good(connection)
 
@@ -139,7 +140,7 @@ class AsyncInbox(Receiving):
         connection = _in_transaction(_async(conn), errors.InboxNotInTransaction, "receive")
         delivery, claim = self.claim(message)
         with _EXPLAINED:
-            delivery.fresh = (await psycopg.AsyncRawCursor(connection).execute(*claim)).rowcount == 1
+            delivery.fresh = (await _acursor(connection).execute(*claim)).rowcount == 1
         if delivery.fresh:
             await delivery.prefetch()
         yield delivery
@@ -154,7 +155,7 @@ def register(conn: SyncSource, *types: Any) -> None:
     connection = _sync(conn)
     steps = registration.registering(types)
     with _EXPLAINED, connection.transaction():
-        _run(psycopg.RawCursor(connection), steps)
+        _run(_cursor(connection), steps)
 
 
 async def aregister(conn: AsyncSource, *types: Any) -> None:
@@ -163,7 +164,7 @@ async def aregister(conn: AsyncSource, *types: Any) -> None:
     steps = registration.registering(types)
     with _EXPLAINED:
         async with connection.transaction():
-            await _arun(psycopg.AsyncRawCursor(connection), steps)
+            await _arun(_acursor(connection), steps)
 
 
 def _run(cursor: psycopg.RawCursor[Any], steps: Steps) -> None:
@@ -178,6 +179,14 @@ async def _arun(cursor: psycopg.AsyncRawCursor[Any], steps: Steps) -> None:
     while statement is not None:
         await cursor.execute(*statement)
         statement = _send(steps, await cursor.fetchall() if cursor.description else [])
+
+
+def _cursor(connection: _Sync) -> psycopg.RawCursor[Any]:
+    return psycopg.RawCursor(connection, row_factory=tuple_row)
+
+
+def _acursor(connection: _Async) -> psycopg.AsyncRawCursor[Any]:
+    return psycopg.AsyncRawCursor(connection, row_factory=tuple_row)
 
 
 def _send(steps: Steps, rows: registration.Rows) -> Statement | None:

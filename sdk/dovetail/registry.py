@@ -12,6 +12,7 @@ from http.client import HTTPException
 from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from dovetail.errors import RegistryUnavailable, SchemaUnknown
 from dovetail_schemas.avro import Codec
@@ -100,7 +101,8 @@ class DatabaseSchemas(CachedSchemas):
         """Read `dovetail.event_schema`."""
         try:
             with self._connect() as connection:
-                row = psycopg.RawCursor(connection).execute(queries["schema_definition"], (schema_id,)).fetchone()
+                cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
+                row = cursor.execute(queries["schema_definition"], (schema_id,)).fetchone()
         except psycopg.OperationalError as error:
             raise RegistryUnavailable("the database that holds the schemas cannot be reached") from error
         if row is None:

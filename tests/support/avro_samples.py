@@ -11,7 +11,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 def _decimal(node):
     unscaled = st.integers(-(10 ** node["precision"]) + 1, 10 ** node["precision"] - 1)
-    return unscaled.map(lambda number: Decimal(number).scaleb(-node.get("scale", 0)))
+    return unscaled.map(lambda number: Decimal(f"{number}E-{node['scale']}"))
 
 
 _PRIMITIVES = {

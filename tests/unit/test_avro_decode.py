@@ -26,7 +26,7 @@ def varint(number):
     return bytes([*out, zigzag])
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(SCHEMAS, st.binary(max_size=200))
 def test_any_bytes_are_a_datum_or_a_decode_error(schema, data):
     try:
@@ -37,7 +37,7 @@ def test_any_bytes_are_a_datum_or_a_decode_error(schema, data):
         assert isinstance(datum, dict)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(SAMPLES, st.data())
 def test_damaged_bytes_are_a_datum_or_a_decode_error(sample, data):
     schema, datum = sample

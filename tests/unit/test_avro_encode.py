@@ -34,7 +34,7 @@ def refused(node, value):
     return message
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(SAMPLES)
 def test_a_value_that_fits_comes_back_as_it_was(sample):
     schema, datum = sample
@@ -42,7 +42,7 @@ def test_a_value_that_fits_comes_back_as_it_was(sample):
     assert codec.decode(codec.encode(datum)) == datum
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(SAMPLES)
 def test_fastavro_reads_the_same_value_from_our_bytes(sample):
     schema, datum = sample
@@ -61,7 +61,7 @@ _ANY = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(SCHEMAS, st.data())
 def test_whatever_is_accepted_fastavro_validates_strictly_and_comes_back_equal(schema, data):
     names = [field["name"] for field in schema["fields"]]

@@ -1,11 +1,12 @@
 """The wire frame, against the contract's own."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dovetail_relay.encode.framing import Encoder, UnknownFingerprint, prefix
 from dovetail_relay.errors import StuckMessage
 from dovetail_schemas.avro import fingerprint, frame, normalise, schema_id, unframe
-from hypothesis import given
-from hypothesis import strategies as st
 
 FINGERPRINT = b"f" * 16
 

@@ -7,10 +7,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from dovetail_relay.encode.from_json import FromJson
-from dovetail_schemas.avro import Codec
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dovetail_relay.encode.from_json import FromJson
+from dovetail_schemas.avro import Codec
 
 
 def record(**fields: Any) -> str:

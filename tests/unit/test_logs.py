@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dovetail_relay import logs
 from dovetail_relay.errors import KafkaUnavailable
 from dovetail_relay.logs import bind, configure, log, redacted
 from dovetail_relay.telemetry import LogEvent
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 class Clock:
@@ -181,6 +182,20 @@ def test_text_is_one_line_whatever_comes_in() -> None:
     assert line.endswith('relay_started  two lines  note="a \\"b\\""  count=3  empty=""')
 
 
+def test_text_cannot_command_the_terminal() -> None:
+    stream = io.StringIO()
+    configure(output="text", stream=stream)
+    log(LogEvent.RELAY_STARTED, "a\x1b[2Jb", note="\x9b2J", error="\x07")
+    assert stream.getvalue().strip("\n").isprintable()
+
+
+def test_a_long_text_is_cut_and_a_credential_at_the_cut_is_still_blanked_out(lines: Lines) -> None:
+    log(LogEvent.RELAY_STARTED, "x" * 3970 + " postgresql://shop:" + "hunter2" * 10 + "@db/shop")
+    message = lines()[0]["message"]
+    assert len(message) <= 4001
+    assert "hunter2" not in message
+
+
 def test_a_stream_that_is_no_terminal_gets_json() -> None:
     stream = io.StringIO()
     configure(stream=stream)
@@ -205,4 +220,4 @@ def test_any_message_and_fields_make_one_json_line(message: str, fields: dict[st
     log(LogEvent.RELAY_STARTED, message, **fields)
     text = stream.getvalue()
     assert text.count("\n") == 1
-    assert json.loads(text)["event"] == "relay_started"
+    assert json.loads(text, parse_constant=pytest.fail)["event"] == "relay_started"

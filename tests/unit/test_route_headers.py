@@ -1,17 +1,19 @@
 """The headers of a record, plainly built, against the contract and the standard library."""
 
+import contextlib
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dovetail_relay.errors import StuckMessage
 from dovetail_relay.nouns import Lsn
 from dovetail_relay.route import headers
 from dovetail_schemas.headers import RESERVED, RESERVED_PREFIXES, format_time, is_reserved, parse_time
 from dovetail_schemas.position import Position
-from hypothesis import given
-from hypothesis import strategies as st
 
 PG_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 PG_EPOCH_US = 946_684_800_000_000
@@ -124,10 +126,8 @@ def test_an_object_of_strings_comes_out_whole_or_is_refused_for_a_reason_that_ho
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_headers_or_stuck_and_nothing_else(raw: bytes) -> None:
-    try:
-        headers.own_headers(b"\x01" + raw, "id-1")
-    except StuckMessage as stuck:
-        assert stuck.reason == "headers"
+    with contextlib.suppress(StuckMessage):
+        assert isinstance(headers.own_headers(b"\x01" + raw, "id-1"), list)
 
 
 def _is_text(text: str) -> bool:

@@ -5,14 +5,15 @@ import uuid
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dovetail_relay.encode.framing import Encoder, UnknownFingerprint
 from dovetail_relay.errors import StuckMessage
 from dovetail_relay.nouns import Lsn, Record
 from dovetail_relay.route import headers
 from dovetail_relay.route.mapper import Mapper, Row
 from dovetail_relay.route.router import Route, Router
-from hypothesis import given
-from hypothesis import strategies as st
 
 FINGERPRINT = bytes(range(16))
 EVENT_ID = uuid.UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -37,7 +38,7 @@ def row(**changes: Any) -> Row:
         "headers": b"\x01{}",
         "created_at": 820_454_400_123_456,
     }
-    return tuple((columns | changes).values())  # type: ignore[return-value]
+    return tuple((columns | changes).values())
 
 
 def test_a_row_becomes_topic_framed_value_key_and_four_headers() -> None:

@@ -4,9 +4,10 @@ import math
 import re
 
 import pytest
+from prometheus_client import generate_latest
+
 from dovetail_relay.nouns import Batch, Lsn, Record
 from dovetail_relay.telemetry import METRICS, LogEvent, Telemetry
-from prometheus_client import generate_latest
 
 PG_EPOCH_SECONDS = 946_684_800
 NOW = 1_800_000_000.0
@@ -18,8 +19,8 @@ def telemetry() -> Telemetry:
     return Telemetry(version="1.2.3", wall=lambda: NOW)
 
 
-def value(telemetry: Telemetry, name: str, **labels: str) -> float | None:
-    return telemetry.registry.get_sample_value(name, labels)
+def value(telemetry: Telemetry, sample: str, /, **labels: str) -> float | None:
+    return telemetry.registry.get_sample_value(sample, labels)
 
 
 def batch(*topics: str, transactions: int = 1, oldest_commit_us: int = 0) -> Batch:
@@ -146,7 +147,6 @@ def test_counters_by_name_and_states(telemetry: Telemetry) -> None:
     telemetry.parked(messages=3, keys=2)
     telemetry.ready(ready=True)
     expected = {
-        ("dovetail_relay_info", "relay", "shop"): None,
         ("dovetail_reconnects_total", "server", "kafka"): 1,
         ("dovetail_recycles_total", "reason", "timeout"): 1,
         ("dovetail_errors_total", "name", "KAFKA_UNAVAILABLE"): 1,

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point `dovetail`; returns the exit code."""
     try:
-        import typer  # noqa: F401, PLC0415 - the SDK alone does not bring it, and must still get an answer
+        import typer  # noqa: F401 - the SDK alone does not bring it, and must still get an answer
     except ModuleNotFoundError:
         print("dovetail: the CLI needs the extra: pip install 'dovetail[relay]'", file=sys.stderr)  # noqa: T201
         return 2
-    from dovetail_relay.cli.app import run  # noqa: PLC0415 - needs typer
+    from dovetail_relay.cli.app import run
 
     return run(sys.argv[1:] if argv is None else argv)

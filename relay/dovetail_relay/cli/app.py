@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from dovetail_relay.cli.version import program_version
 from dovetail_relay.cli.words import Output, say, write
 
 # The bases of Typer's own exceptions, wherever this release keeps them (click, or a copy of it inside).
-_UsageError = typer.BadParameter.__mro__[1]
-_ClickException = typer.BadParameter.__mro__[2]
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+_ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 _OUTPUTS = ("table", "json", "jsonl")
 _VALUED = ("--config", "--output")
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - Typer's callback
+def _version(asked: bool) -> None:
     if asked:
         write(program_version() + "\n")
         raise typer.Exit
@@ -44,9 +45,12 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - Typer's callback
 def options(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="The configuration file; ./dovetail.toml if there is one.", envvar="DOVETAIL_CONFIG")
+        Path | None,
+        typer.Option(help="The configuration file; ./dovetail.toml if there is one.", envvar="DOVETAIL_CONFIG"),
     ] = None,
-    output: Annotated[str, typer.Option(help="How data is printed: table, json or jsonl.", envvar="DOVETAIL_OUTPUT")] = "table",
+    output: Annotated[
+        str, typer.Option(help="How data is printed: table, json or jsonl.", envvar="DOVETAIL_OUTPUT")
+    ] = "table",
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks.", envvar="DOVETAIL_DEBUG")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
 ) -> None:
@@ -72,10 +76,10 @@ def run(argv: Sequence[str]) -> int:
     except typer.Abort:
         return _tell(["interrupted"], failures.INTERRUPTED)
     except _ClickException as error:
-        return _usage(error, argv)
+        return _usage(error)
     except BrokenPipeError:
         # The reader of our output has gone; Python would complain once more when it closes stdout.
-        sys.stdout = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return failures.FAILED
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
         if debug:
@@ -84,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
     return result if isinstance(result, int) else failures.DONE
 
 
-def _usage(error: Any, argv: Sequence[str]) -> int:
+def _usage(error: Any) -> int:
     message = error.format_message().strip().rstrip(".")
     message = message[:1].lower() + message[1:]
     context = getattr(error, "ctx", None)
@@ -94,7 +98,6 @@ def _usage(error: Any, argv: Sequence[str]) -> int:
     if not message:
         say(context.get_help() if context is not None else _help_text())
         return failures.USAGE
-    del argv
     return _tell([f"USAGE: {' '.join(message.split())}; next: {path} --help"], failures.USAGE)
 
 
@@ -122,7 +125,7 @@ def hoisted(argv: Sequence[str]) -> list[str]:
     for word in words:
         if word == "--":
             rest += [word, *words]
-        elif word == "--debug" or word.partition("=")[0] in valued and "=" in word:
+        elif word == "--debug" or ("=" in word and word.partition("=")[0] in valued):
             front.append(word)
         elif word in valued:
             front += [word, *(value for value in (next(words, None),) if value is not None)]

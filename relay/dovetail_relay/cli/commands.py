@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from dovetail_relay.cli.failures import extra_line, missing_extra
+from dovetail_relay.cli.failures import missing_extra
 
 
 class Place(NamedTuple):
@@ -89,7 +89,7 @@ def build(name: str, place: Place) -> Any:
 
 def _needs_extra(name: str, extra: str) -> Any:
     def refuse(context: typer.Context) -> None:
-        raise ImportError(extra_line(extra), name=_module_of(extra))
+        raise ImportError(f"{context.command_path} needs the extra {extra}", name=_module_of(extra))
 
     stub = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
     stub.command(
@@ -112,10 +112,12 @@ class LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names for `--help` and for completion."""
+        del ctx
         return [name for name, place in self.places.items() if self._offered(name, place)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import and build one command; None for an unknown name."""
+        del ctx
         place = self.places.get(cmd_name)
         if place is None:
             return None
@@ -132,7 +134,7 @@ class LazyGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def _offered(self, name: str, place: Place) -> bool:
-        return place.extra == "local" and not exists(place) or self.get_command(None, name) is not None
+        return (place.extra == "local" and not exists(place)) or self.get_command(None, name) is not None
 
 
 class TopCommands(LazyGroup):

@@ -9,7 +9,11 @@ from dovetail_relay.cli.words import show
 from dovetail_relay.settings.effective import effective
 
 app = typer.Typer(
-    help="The configuration.", rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True
+    help="The configuration.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
 )
 
 

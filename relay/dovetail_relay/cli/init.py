@@ -23,11 +23,14 @@ _RELAY_NEEDS = ("postgres.dsn", "kafka.bootstrap_servers")
 @app.command("init")
 def init(
     context: typer.Context,
+    *,
     owner_dsn: Annotated[
         str | None, typer.Option(help="Who owns the tables [env: DOVETAIL_POSTGRES__OWNER_DSN]")
     ] = None,
     app_role: Annotated[str | None, typer.Option(help="The service's login role.", envvar="DOVETAIL_APP_ROLE")] = None,
-    relay_role: Annotated[str | None, typer.Option(help="The relay's login role.", envvar="DOVETAIL_RELAY_ROLE")] = None,
+    relay_role: Annotated[
+        str | None, typer.Option(help="The relay's login role.", envvar="DOVETAIL_RELAY_ROLE")
+    ] = None,
     operator_role: Annotated[
         str | None, typer.Option(help="The operators' login role.", envvar="DOVETAIL_OPERATOR_ROLE")
     ] = None,
@@ -43,9 +46,7 @@ def init(
     """Make tables, roles, publication, topics and the slot; what is there already stays."""
     given = invocation(context)
     logins = Logins(app=app_role, relay=relay_role, operator=operator_role)
-    settings = given.settings(
-        {"postgres.owner_dsn": owner_dsn}, needs=() if print_sql or print_kafka else _RELAY_NEEDS
-    )
+    settings = given.settings({"postgres.owner_dsn": owner_dsn}, needs=() if print_sql or print_kafka else _RELAY_NEEDS)
     if print_sql or print_kafka:
         write((sql_script(settings, logins) if print_sql else "") + (kafka_script(settings) if print_kafka else ""))
         return

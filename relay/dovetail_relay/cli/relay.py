@@ -13,7 +13,11 @@ from dovetail_relay.cli.commands import RelayCommands
 from dovetail_relay.cli.invocation import invocation
 
 app = typer.Typer(
-    cls=RelayCommands, help="The relay process.", rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True
+    cls=RelayCommands,
+    help="The relay process.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
 )
 run_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
@@ -26,6 +30,7 @@ def _group() -> None:
 @run_app.command("run")
 def run(
     context: typer.Context,
+    *,
     name: Annotated[str | None, typer.Option(help="relay.name [env: DOVETAIL_RELAY__NAME]")] = None,
     slot: Annotated[str | None, typer.Option(help="relay.slot [env: DOVETAIL_RELAY__SLOT]")] = None,
     delivery: Annotated[
@@ -50,6 +55,6 @@ def run(
             "log.format": log_format,
         },
     )
-    from dovetail_relay import service  # noqa: PLC0415 - `--help` and a bad configuration answer without it
+    from dovetail_relay import service
 
     return service.main(settings)

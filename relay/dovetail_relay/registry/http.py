@@ -1,7 +1,8 @@
 """Confluent's Schema Registry REST API, the reads: enough for any deserializer that speaks it, unmodified.
 
-Paths, bodies and error codes are Confluent's. Writes are refused with the command that does them. A subject may hold
-any character: paths are split before they are decoded, where the server hands over the raw one (`REQUEST_URI`).
+Paths, bodies and error codes are Confluent's. Writes are refused with the command that does them; the one POST that is
+answered, to a subject, only looks a schema up (deserializers that read with the newest version ask it). A subject may
+hold any character: paths are split before they are decoded, where the server hands over the raw one (`REQUEST_URI`).
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ _VERSION_UNKNOWN: Final = 40402
 _SCHEMA_UNKNOWN: Final = 40403
 _NO_SUBJECT_LEVEL: Final = 40408
 _NO_SUBJECT_MODE: Final = 40409
+_SCHEMA_INVALID: Final = 42201
 _VERSION_INVALID: Final = 42202
 _STORE_SILENT: Final = 50001
+
+# What a schema may measure in `dovetail_schemas`, twice over for being quoted inside JSON.
+_LARGEST_BODY: Final = 2_000_000
 
 _Query = dict[str, list[str]]
 
 
-class _Refusal(Exception):
+class _Refusal(Exception):  # noqa: N818 - an answer, not a fault
     """An answer that is an error: HTTP status, Confluent's code, what to say."""
 
     def __init__(self, status: HTTPStatus, code: int, message: str) -> None:
@@ -47,7 +52,6 @@ def registry_app(registry: BuiltinRegistry, *, compatibility: str = "BACKWARD") 
 
 
 class _RegistryApp:
-
     def __init__(self, registry: BuiltinRegistry, compatibility: str) -> None:
         self._registry = registry
         self._compatibility = compatibility
@@ -72,8 +76,7 @@ class _RegistryApp:
 
     def _read(self, environ: WSGIEnvironment) -> object:
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            message = "this port only reads; `dovetail schema push` registers schemas"
-            raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.METHOD_NOT_ALLOWED.value, message)
+            return self._lookup(environ)
         query = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=20)
         match _segments(environ):
             case []:
@@ -91,6 +94,25 @@ class _RegistryApp:
                 return self._setting(which, rest, query)
             case _:
                 raise _not_found()
+
+    def _lookup(self, environ: WSGIEnvironment) -> object:
+        """Which version of a subject a schema is, compared as JSON: order of keys and white space do not count."""
+        # Read in any case: an answer before the end of the request may be lost with the connection.
+        body = _body(environ)
+        match _segments(environ):
+            case ["subjects", subject] if environ["REQUEST_METHOD"] == "POST":
+                wanted = _schema_in(body)
+            case _:
+                message = "this port only reads; `dovetail schema push` registers schemas"
+                raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.METHOD_NOT_ALLOWED.value, message)
+        versions = self._registry.versions(subject)
+        if not versions:
+            raise _Refusal(HTTPStatus.NOT_FOUND, _SUBJECT_UNKNOWN, f"Subject '{subject}' not found.")
+        for version in sorted(versions, reverse=True):
+            row = versions[version]
+            if json.loads(row.definition) == wanted:
+                return _version_said(subject, version, row)
+        raise _Refusal(HTTPStatus.NOT_FOUND, _SCHEMA_UNKNOWN, "Schema not found")
 
     def _by_id(self, row: SchemaRow, rest: list[str]) -> object:
         match rest:
@@ -118,7 +140,7 @@ class _RegistryApp:
             raise _Refusal(HTTPStatus.NOT_FOUND, _VERSION_UNKNOWN, f"Version {version} not found.")
         match rest[1:]:
             case []:
-                return {"subject": subject, "version": version, "id": row.schema_id, "schema": row.definition}
+                return _version_said(subject, version, row)
             case ["schema"]:
                 return _Raw(row.definition)
             case ["referencedby"]:
@@ -156,6 +178,31 @@ class _Raw(str):
     """A body that is sent as it is."""
 
     __slots__ = ()
+
+
+def _version_said(subject: str, version: int, row: SchemaRow) -> dict[str, object]:
+    return {"subject": subject, "version": version, "id": row.schema_id, "schema": row.definition}
+
+
+def _body(environ: WSGIEnvironment) -> bytes:
+    text = environ.get("CONTENT_LENGTH") or "0"
+    length = int(text) if text.isascii() and text.isdigit() and len(text) < len(str(_LARGEST)) else _LARGEST
+    try:
+        body: bytes = environ["wsgi.input"].read(min(length, _LARGEST_BODY))
+    except OSError:
+        # The client fell silent in the middle.
+        raise _Refusal(HTTPStatus.BAD_REQUEST, HTTPStatus.BAD_REQUEST.value, "the request ended early") from None
+    if length > _LARGEST_BODY:
+        too_large = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        raise _Refusal(too_large, too_large.value, f"a request may have {_LARGEST_BODY} bytes")
+    return body
+
+
+def _schema_in(body: bytes) -> object:
+    try:
+        return json.loads(json.loads(body)["schema"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, _SCHEMA_INVALID, "Invalid schema") from None
 
 
 def _segments(environ: WSGIEnvironment) -> list[str]:

@@ -139,7 +139,7 @@ class Mapper:
             raise StuckMessage(
                 "created_at lies outside the years 1 to 9999", event_id=uuid_text(row_id).decode(), reason="time"
             ) from None
-        self._second = second
+        pass
 
     def _own(self, jsonb: bytes, row_id: bytes) -> list[tuple[str, bytes]]:
         if jsonb != self._extra_of:

@@ -97,7 +97,7 @@ def redacted(conninfo: str) -> str:
 def scrubbed(message: str, *secrets: Secret | None) -> str:
     """A server's or driver's message without passwords, in one line."""
     for secret in secrets:
-        if secret is not None and len(secret.reveal()) > 3:  # noqa: PLR2004 - shorter ones would blank out plain words
+        if secret is not None and len(secret.reveal()) > 3:
             message = message.replace(secret.reveal(), HIDDEN)
     message = _PASSWORD_URL.sub(rf"\1{HIDDEN}@", _PASSWORD_TEXT.sub(rf"\1{HIDDEN}", message))
     return " ".join(message.split())

@@ -30,7 +30,10 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, Any]]:
         names = _KAFKA_OWN if section == "kafka" else [item.name for item in dataclasses.fields(values)]
         for name in names:
             key = f"{section}.{name}"
-            yield key, list(settings.allowed_topics) if key == "kafka.allowed_topics" else _plain(key, getattr(values, name))
+            yield (
+                key,
+                list(settings.allowed_topics) if key == "kafka.allowed_topics" else _plain(key, getattr(values, name)),
+            )
         if section == "kafka":
             for name, value in sorted(values.properties.items()):
                 yield f"kafka.{name}", _plain(name, value)

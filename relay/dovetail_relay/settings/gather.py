@@ -169,12 +169,15 @@ def parse_sections(gathered: Gathered) -> tuple[dict[str, Any], list[str]]:
     """Keyword arguments for `Settings`, and every problem met."""
     problems = list(gathered.problems)
     sections: dict[str, Any] = {
-        name: _parse_section(name, kind, gathered.found.get(name, {}), problems) for name, kind in PLAIN_SECTIONS.items()
+        name: _parse_section(name, kind, gathered.found.get(name, {}), problems)
+        for name, kind in PLAIN_SECTIONS.items()
     }
     sections["relay"] = _with_slot(sections["relay"])
     sections["kafka"] = _parse_kafka(gathered.found.get("kafka", {}), problems)
     sections["routes"] = _parse_routes(gathered, sections["outbox"], problems)
-    sections["console"] = MappingProxyType({key: value for key, (value, _) in gathered.found.get("console", {}).items()})
+    sections["console"] = MappingProxyType(
+        {key: value for key, (value, _) in gathered.found.get("console", {}).items()}
+    )
     return sections, problems
 
 

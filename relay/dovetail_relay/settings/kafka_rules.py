@@ -118,10 +118,14 @@ def _is_typo(name: str, near: str) -> bool:
     if words == known_words:
         return True
     different = [(a, b) for a, b in zip(words, known_words, strict=False) if a != b]
-    return len(words) == len(known_words) and len(different) == 1 and bool(did_you_mean(different[0][0], different[0][1:]))
+    return (
+        len(words) == len(known_words) and len(different) == 1 and bool(did_you_mean(different[0][0], different[0][1:]))
+    )
 
 
-def property_problems(properties: Mapping[str, str | Secret], bootstrap: str, *, insecure: bool) -> list[tuple[str, str]]:
+def property_problems(
+    properties: Mapping[str, str | Secret], bootstrap: str, *, insecure: bool
+) -> list[tuple[str, str]]:
     """(property, what is wrong) for values that break a promise or open the wire."""
     found = _timeout_problems(properties)
     if insecure:
@@ -130,12 +134,12 @@ def property_problems(properties: Mapping[str, str | Secret], bootstrap: str, *,
     remote = [host for host, _ in map(split_broker, filter(None, bootstrap.split(","))) if not is_loopback(host)]
     if remote and protocol in {"plaintext", "sasl_plaintext"}:
         said = "is not set, which means plaintext" if "security.protocol" not in properties else f"is {shown(protocol)}"
-        found.append(
-            ("security.protocol", f"{said}, and {remote[0]} is not on this machine; allowed: SSL or SASL_SSL,"
-                                  " or kafka.insecure = true to send events in clear"),
-        )  # fmt: skip
+        allowed = "SSL or SASL_SSL, or kafka.insecure = true to send events in clear"
+        found.append(("security.protocol", f"{said}, and {remote[0]} is not on this machine; allowed: {allowed}"))
     if str(properties.get("enable.ssl.certificate.verification", "true")).lower() in {"false", "0"}:
-        found.append(("enable.ssl.certificate.verification", "false accepts any server; only with kafka.insecure = true"))
+        found.append(
+            ("enable.ssl.certificate.verification", "false accepts any server; only with kafka.insecure = true")
+        )
     if str(properties.get("ssl.endpoint.identification.algorithm", "https")).lower() == "none":
         found.append(
             ("ssl.endpoint.identification.algorithm", "none accepts any host name; only with kafka.insecure = true"),

@@ -1,6 +1,6 @@
 """The sections of the configuration: every key, its default with the reason, and the parser of its values.
 
-The dataclasses are frozen: a running process never changes its mind. `setting` keeps a key's default and its parser in
+The dataclasses are frozen: a running process never changes its mind. A key's default and its parser stand in
 one place, so that file, environment and flag go through the same door.
 """
 
@@ -24,9 +24,9 @@ def empty() -> Mapping[str, Any]:
     return EMPTY
 
 
-def setting(default: Any, parse: Callable[[object], Any]) -> Any:
-    """A key of a section with its default and its parser."""
-    return field(default=default, metadata={"parse": parse})
+def by(parse: Callable[[object], Any]) -> dict[str, Any]:
+    """A field's metadata: the parser of its values."""
+    return {"parse": parse}
 
 
 def _secret(value: object) -> Secret:
@@ -49,33 +49,33 @@ class Postgres:
     """`[postgres]`: four roles, because no process should hold more rights than its work needs."""
 
     # The relay's own role: it streams, checkpoints and reads the outbox.
-    dsn: Secret | None = setting(None, _secret)
+    dsn: Secret | None = field(default=None, metadata=by(_secret))
     # The same from a file, which a secret manager can rotate: it is read again at each connect.
-    dsn_file: Path | None = setting(None, _path)
+    dsn_file: Path | None = field(default=None, metadata=by(_path))
     # Only the password of `dsn`, from a file.
-    password_file: Path | None = setting(None, _path)
+    password_file: Path | None = field(default=None, metadata=by(_path))
     # Owner of the tables: only `init` uses it, and the relay's own environment should not have it.
-    owner_dsn: Secret | None = setting(None, _secret)
+    owner_dsn: Secret | None = field(default=None, metadata=by(_secret))
     # For the commands that change something: stuck, replay, recover.
-    operator_dsn: Secret | None = setting(None, _secret)
+    operator_dsn: Secret | None = field(default=None, metadata=by(_secret))
     # The service's role; only `init` (whom to grant) and `doctor` (what it may) look at it.
-    app_dsn: Secret | None = setting(None, _secret)
+    app_dsn: Secret | None = field(default=None, metadata=by(_secret))
     # Off: whoever reads the wire reads every event, and the relay's password is worth the whole cluster.
-    insecure: bool = setting(False, values.flag)
+    insecure: bool = field(default=False, metadata=by(values.flag))
     # Shorter than the lease, so that one dead address does not cost the lead; libpq's default is to wait for ever.
-    connect_timeout_seconds: int = setting(5, values.whole(2, 600))
+    connect_timeout_seconds: int = field(default=5, metadata=by(values.whole(2, 600)))
 
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
     """`[kafka]`: where the brokers are; every other librdkafka property passes through under its own name."""
 
-    bootstrap_servers: str = setting("", values.brokers)
+    bootstrap_servers: str = field(default="", metadata=by(values.brokers))
     # Off, for the same reason as above.
-    insecure: bool = setting(False, values.flag)
+    insecure: bool = field(default=False, metadata=by(values.flag))
     # None: what the topic template and the routes name. Never the row: whoever may insert an event must not choose
     # any topic of the cluster.
-    allowed_topics: tuple[str, ...] | None = setting(None, values.globs)
+    allowed_topics: tuple[str, ...] | None = field(default=None, metadata=by(values.globs))
     # librdkafka properties as given; secrets among them are `Secret`.
     properties: Mapping[str, str | Secret] = field(default_factory=empty)
     # `sasl.password_file` and the like, read at each connect: {"sasl.password": path}.
@@ -86,14 +86,14 @@ class Kafka:
 class Outbox:
     """`[outbox]`: which table is tailed, and where its events go when no route says otherwise."""
 
-    table: str = setting("dovetail.outbox", values.qualified_name)
-    publication: str = setting("dovetail", values.identifier)
+    table: str = field(default="dovetail.outbox", metadata=by(values.qualified_name))
+    publication: str = field(default="dovetail", metadata=by(values.identifier))
     # Debezium's default, so that its consumers keep their topics.
-    topic: str = setting("outbox.event.{aggregatetype}", values.topic_template)
+    topic: str = field(default="outbox.event.{aggregatetype}", metadata=by(values.topic_template))
     # our column -> the table's column, for tables that exist already
-    columns: Mapping[str, str] = field(default_factory=empty, metadata={"parse": values.string_map})
+    columns: Mapping[str, str] = field(default_factory=empty, metadata=by(values.string_map))
     # Off: anybody who may connect may emit a logical message.
-    messages: bool = setting(False, values.flag)
+    messages: bool = field(default=False, metadata=by(values.flag))
 
     @property
     def schema_and_table(self) -> tuple[str, str]:
@@ -106,57 +106,57 @@ class Route:
     """`[routes.<name>]`: one aggregate type."""
 
     # The route's name unless it says otherwise; filled in when the configuration is put together.
-    aggregatetype: str = setting("", values.text)
+    aggregatetype: str = field(default="", metadata=by(values.text))
     # From the outbox's topic template unless it says otherwise.
-    topic: str = setting("", values.topic)
-    value: str = setting("avro", values.one_of("avro", "passthrough"))
+    topic: str = field(default="", metadata=by(values.topic))
+    value: str = field(default="avro", metadata=by(values.one_of("avro", "passthrough")))
     # hold: the only policy that keeps the order of a key and lets the other keys flow
-    on_stuck: str = setting("hold", values.one_of("hold", "halt", "skip"))
+    on_stuck: str = field(default="hold", metadata=by(values.one_of("hold", "halt", "skip")))
     # Divides by 1, 2, 3 and 6 consumers; more can never be taken away, and adding some breaks the order per key.
-    partitions: int = setting(6, values.whole(1, 10_000))
+    partitions: int = field(default=6, metadata=by(values.whole(1, 10_000)))
     # 0: three, or as many as there are brokers
-    replication_factor: int = setting(0, values.whole(0, 100))
+    replication_factor: int = field(default=0, metadata=by(values.whole(0, 100)))
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
     """`[registry]`: empty means the built-in registry."""
 
-    url: str | None = setting(None, values.text)
+    url: str | None = field(default=None, metadata=by(values.text))
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverySection:
     """`[delivery]`: how events are put into Kafka transactions."""
 
-    mode: Delivery = setting(Delivery.EXACTLY_ONCE, _delivery)
+    mode: Delivery = field(default=Delivery.EXACTLY_ONCE, metadata=by(_delivery))
     # A commit costs 5 to 12 ms whatever its size: 100, 1,000, 5,000 rows reach 0.13, 0.55, 0.91 of the yardstick.
-    batch_rows: int = setting(5000, values.whole(1, 100_000))
+    batch_rows: int = field(default=5000, metadata=by(values.whole(1, 100_000)))
     # Two batches are in memory at a time.
-    batch_bytes: int = setting(4 << 20, values.size(64 << 10, 256 << 20))
+    batch_bytes: int = field(default=4 << 20, metadata=by(values.size(64 << 10, 256 << 20)))
     # A pause after a busy commit: starting at once runs into librdkafka's fixed 20 ms wait (p50 17 ms instead of 40).
-    linger_ms: int = setting(2, values.whole(0, 1000))
+    linger_ms: int = field(default=2, metadata=by(values.whole(0, 1000)))
 
 
 @dataclass(frozen=True, slots=True)
 class Relay:
     """`[relay]`: who this relay is; replicas of one relay share the name."""
 
-    name: str = setting("dovetail", values.relay_name)
+    name: str = field(default="dovetail", metadata=by(values.relay_name))
     # From the name unless it says otherwise.
-    slot: str = setting("", values.slot_name)
+    slot: str = field(default="", metadata=by(values.slot_name))
     # On loopback until somebody decides otherwise: the port has no authentication.
-    http_host: str = setting("127.0.0.1", values.text)
+    http_host: str = field(default="127.0.0.1", metadata=by(values.text))
     # 0: any free port
-    http_port: int = setting(8642, values.whole(0, 65535))
+    http_port: int = field(default=8642, metadata=by(values.whole(0, 65535)))
     # How long a frozen leader may hold the lead; ten times the longest step of the loop.
-    lease_seconds: float = setting(10.0, values.seconds(2, 300))
+    lease_seconds: float = field(default=10.0, metadata=by(values.seconds(2, 300)))
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
     """`[log]`."""
 
-    level: str = setting("info", values.one_of("debug", "info", "warning", "error"))
+    level: str = field(default="info", metadata=by(values.one_of("debug", "info", "warning", "error")))
     # None: text on a terminal, JSON elsewhere.
-    format: str | None = setting(None, values.one_of("json", "text"))
+    format: str | None = field(default=None, metadata=by(values.one_of("json", "text")))

@@ -148,7 +148,9 @@ def relay_name(value: object) -> str:
     """Short enough that the slot and the checkpoint topic made of it stay within their limits."""
     if isinstance(value, str) and _RELAY_NAME.fullmatch(value):
         return value
-    raise BadValue(f"{shown(value)} is not a relay name: 1 to 40 of a-z, 0-9, _ and -, beginning with a letter or digit")
+    raise BadValue(
+        f"{shown(value)} is not a relay name: 1 to 40 of a-z, 0-9, _ and -, beginning with a letter or digit"
+    )
 
 
 def route_name(value: object) -> str:
@@ -229,7 +231,7 @@ def string_map(value: object) -> Mapping[str, str]:
     if isinstance(value, str):
         value = dict(pair.split("=", 1) for pair in value.split(",") if "=" in pair)
     if not isinstance(value, Mapping) or not all(isinstance(v, str) and v for v in value.values()):
-        raise BadValue(f"{shown(value)} is not a table of names such as {{ payload = \"body\" }}")
+        raise BadValue(f'{shown(value)} is not a table of names such as {{ payload = "body" }}')
     return {str(key): str(name) for key, name in value.items()}
 
 
@@ -253,7 +255,7 @@ def split_broker(item: object) -> tuple[str, int]:
             raise BadValue(f"{shown(bare)}: write an IPv6 address in brackets: [::1]:9092")
         raise BadValue(f"{shown(bare)} is not host:port")
     port = int(match[3])
-    if not 1 <= port <= 65535:  # noqa: PLR2004
+    if not 1 <= port <= 65535:
         raise BadValue(f"{shown(bare)}: port {port} is outside 1 to 65535")
     return match[1] or match[2], port
 

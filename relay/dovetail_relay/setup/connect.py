@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 
 from dovetail_relay.config import Role, Settings, conninfo, scrubbed
-from dovetail_relay.errors import Misconfigured, RelayError, ServerUnreachable
+from dovetail_relay.errors import Misconfigured, ServerUnreachable
 from dovetail_relay.setup.problems import LoginRefused, PermissionMissing, PoolerBetween, TlsFailed
 from dovetail_relay.setup.tls import tls_remedy
 
@@ -40,9 +40,11 @@ _BUSY_TEXTS = ("too many connections", "remaining connection slots", "too many c
 @contextmanager
 def session(settings: Settings, role: Role) -> Iterator[Session]:
     """An ordinary session in autocommit with rows as dicts; server errors inside come out named."""
-    with named_errors(settings, role):
-        with psycopg.connect(conninfo(settings, role), autocommit=True, row_factory=dict_row) as connection:
-            yield connection
+    with (
+        named_errors(settings, role),
+        Session.connect(conninfo(settings, role), autocommit=True, row_factory=dict_row) as connection,
+    ):
+        yield connection
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def replication_session(settings: Settings) -> Iterator[Session]:
     """A replication connection as the relay's role."""
     with named_errors(settings, "relay"):
         text = conninfo(settings, "relay")
-        with psycopg.connect(text, autocommit=True, row_factory=dict_row, replication="database") as connection:
+        with Session.connect(text, autocommit=True, row_factory=dict_row, replication="database") as connection:
             yield connection
 
 
@@ -114,6 +116,3 @@ def rows(connection: psycopg.Connection[Any], query: Any, params: dict[str, Any]
     """All rows as dicts."""
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(query, params).fetchall()
-
-
-__all__ = ["RelayError", "Session", "named", "named_errors", "one", "replication_session", "rows", "session"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import Misconfigured
@@ -29,7 +29,7 @@ Report = Callable[[Step], None]
 class Plan:
     """What the caller asked for. `change` is False for `--check`."""
 
-    logins: Logins = Logins()
+    logins: Logins = field(default_factory=Logins)
     change: bool = True
     phase: Phase = "all"
 

@@ -22,10 +22,10 @@ _ASSUMED_BROKERS = 3
 
 def sql_script(settings: Settings, given: Logins, todo: Iterable[Migration] | None = None) -> str:
     """The whole set-up of the database as one script. `todo`: the migrations still to be applied; None means all."""
-    return "\n".join(_sql_lines(settings, logins(settings, given), migrations() if todo is None else todo)) + "\n"
+    return "\n".join(_sql_lines(logins(settings, given), migrations() if todo is None else todo)) + "\n"
 
 
-def _sql_lines(settings: Settings, found: Logins, todo: Iterable[Migration]) -> Iterator[str]:
+def _sql_lines(found: Logins, todo: Iterable[Migration]) -> Iterator[str]:
     yield "-- Dovetail: run this as the owner of the database; the lines with ALTER ROLE need a superuser."
     yield "-- The server needs wal_level = logical: ALTER SYSTEM SET wal_level = 'logical'; then a restart."
     for migration in todo:

@@ -71,7 +71,7 @@ def relay_row(connection: psycopg.Connection[Any], settings: Settings) -> dict[s
         if row["slot"] != settings.relay.slot:
             raise Misconfigured(
                 f"relay {row['name']!r} was set up with slot {row['slot']!r}, not {settings.relay.slot!r}",
-                remedy=f"set relay.slot = \"{row['slot']}\"",
+                remedy=f'set relay.slot = "{row["slot"]}"',
             )
     return dict(found[0]) if found else None
 
@@ -220,8 +220,10 @@ def blockers(connection: psycopg.Connection[Any], pid: int) -> list[Blocker]:
     found = rows(connection, queries["setup_blockers"], {"pid": pid})
     known = [Blocker(row["pid"], row["role"], row["application"], row["age_seconds"]) for row in found if row["pid"]]
     if any(row["pid"] == 0 for row in found):
-        for row in rows(connection, queries["setup_prepared"]):
-            known.append(Blocker(0, row["owner"], f"{row['gid']} of {row['owner']}", row["age_seconds"]))
+        known += [
+            Blocker(0, row["owner"], f"{row['gid']} of {row['owner']}", row["age_seconds"])
+            for row in rows(connection, queries["setup_prepared"])
+        ]
     return known
 
 

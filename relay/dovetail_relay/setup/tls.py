@@ -1,4 +1,4 @@
-"""What to look at when a certificate was not accepted: the CA file, its dates, and those of the server's certificate."""
+"""What to look at when a certificate was not accepted: the CA file, its dates, and the server's dates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def tls_remedy(settings: Settings, role: Role) -> str:
     host, port = str(parts.get("hostaddr") or parts.get("host") or ""), str(parts.get("port") or "5432")
     if host and not host.startswith("/") and "," not in host and "," not in port:
         known.append(server_dates(host, int(port)))
-    return "; ".join(filter(None, known)) + "; set sslrootcert in the DSN to the CA that signed the server's certificate"
+    return (
+        "; ".join(filter(None, known)) + "; set sslrootcert in the DSN to the CA that signed the server's certificate"
+    )
 
 
 def ca_dates(path: Path) -> str:

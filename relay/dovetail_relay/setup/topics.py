@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from dovetail_relay.config import Settings, kafka_properties, scrubbed
 from dovetail_relay.errors import Misconfigured, PartitionsChanged, ServerUnreachable
@@ -42,7 +41,7 @@ _FORBIDDEN = frozenset(
         KafkaError.GROUP_AUTHORIZATION_FAILED,
     }
 )
-_UNREACHABLE = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})  # noqa: SLF001
+_UNREACHABLE = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,10 @@ class Cluster:
         text = said(error) + (f": {reasons}" if reasons else "")
         if code in _FORBIDDEN:
             return TopicRefused(f"the Kafka principal lacks a right: {text}")
-        if "authentication" in text.lower() or code == KafkaError._AUTHENTICATION:  # noqa: SLF001
-            return Misconfigured(f"Kafka refused the login: {text}", remedy="check the sasl.* and ssl.* keys of [kafka]")
+        if "authentication" in text.lower() or code == KafkaError._AUTHENTICATION:
+            return Misconfigured(
+                f"Kafka refused the login: {text}", remedy="check the sasl.* and ssl.* keys of [kafka]"
+            )
         if code in _UNREACHABLE:
             return ServerUnreachable(f"Kafka ({self.settings.kafka.bootstrap_servers}): {text}")
         return TopicRefused(f"Kafka: {text}", remedy="dovetail doctor")
@@ -106,7 +107,7 @@ def _code(error: KafkaException) -> int | None:
 
 
 def wanted_topics(settings: Settings, brokers: int) -> list[Topic]:
-    """The checkpoint topic first, then the routes' topics by name; as many copies as the cluster allows, up to three."""
+    """The checkpoint topic first, then the routes' topics by name; copied three times where the cluster can."""
     copies = min(REPLICATION_TARGET, max(brokers, 1))
     topics = {
         settings.checkpoint_topic: Topic(

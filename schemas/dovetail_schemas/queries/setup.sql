@@ -25,7 +25,7 @@ SELECT pg_catalog.pg_advisory_unlock(%(key)s::bigint) AS released;
 -- Who we are and on what.
 SELECT session_user::text AS role, r.rolsuper, current_database()::text AS database,
        current_setting('server_version_num')::int AS version, pg_catalog.pg_is_in_recovery() AS in_recovery,
-       current_setting('wal_level') AS wal_level, pg_catalog.clock_timestamp() AS now
+       current_setting('wal_level') AS wal_level
 FROM pg_catalog.pg_roles r WHERE r.rolname = session_user;
 
 -- name: setup_role
@@ -114,10 +114,21 @@ SELECT name, setting, unit FROM pg_catalog.pg_settings WHERE name = ANY(%(names)
 SELECT (SELECT count(*) FROM pg_catalog.pg_replication_slots) AS slots,
        (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walsender') AS walsenders;
 
--- name: setup_table_rights
--- What the current role may do to one relation.
-SELECT has_table_privilege(%(relation)s, 'SELECT') AS can_select, has_table_privilege(%(relation)s, 'INSERT') AS can_insert,
-       has_table_privilege(%(relation)s, 'UPDATE') AS can_update;
+-- name: setup_rights
+-- Which of the wanted rights the current role lacks on one relation; no row when the relation does not exist.
+SELECT has_schema_privilege(n.oid, 'USAGE') AS can_use_schema,
+       ARRAY(SELECT wanted FROM unnest(%(rights)s::text[]) AS wanted
+             WHERE NOT has_table_privilege(c.oid, wanted)) AS lacking
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(table)s;
+
+-- name: setup_clock
+-- The server's time, now.
+SELECT pg_catalog.clock_timestamp() AS now;
+
+-- name: setup_physical_slots
+-- Slots of standbys: those that could be promoted.
+SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary ORDER BY 1;
 
 -- name: setup_tls
 -- Whether this session is encrypted.

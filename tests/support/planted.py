@@ -1,0 +1,32 @@
+"""`python -m support.planted BUG`: the relay with one rule broken on purpose. The checker must bite."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from dovetail_relay import reign
+from dovetail_relay.config import load
+from dovetail_relay.crash import Killer
+from dovetail_relay.service import main
+
+
+def checkpoint_ignored() -> None:
+    """Go on from where the slot stands, as a relay without a checkpoint in Kafka would."""
+    honest = reign.admit
+
+    def admit(facts: Any, row: Any, found: Any, history: Any) -> Any:
+        admitted = honest(facts, row, found, history)
+        return admitted and replace(admitted, end_lsn=facts.confirmed_flush, part=None)
+
+    reign.admit = admit
+
+
+BUGS: dict[str, Callable[[], None]] = {"checkpoint_ignored": checkpoint_ignored}
+
+if __name__ == "__main__":
+    BUGS[sys.argv[1]]()
+    killer = Killer(sys.argv[2], int(sys.argv[3])) if len(sys.argv) > 2 else lambda _step: None
+    sys.exit(main(load(None), on_step=killer))

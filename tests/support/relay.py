@@ -1,0 +1,91 @@
+"""A relay as a process: the very `dovetail relay run` that users run, or the same with a killer inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from support.waiting import wait_until
+
+RUN = (sys.executable, "-m", "dovetail_relay", "relay", "run")
+
+
+class RelayProcess:
+    """Started by its constructor. `arguments` replace the command: for example `-m dovetail_relay.crash half 2`."""
+
+    def __init__(self, environ: dict[str, str], *arguments: str) -> None:
+        command = [sys.executable, *arguments] if arguments else list(RUN)
+        with tempfile.NamedTemporaryFile(prefix="dovetail-relay-", suffix=".log", delete=False) as log:
+            self.log_path = Path(log.name)
+        tests = Path(__file__).parents[1]
+        self._environ = {**os.environ, **environ, "PYTHONPATH": str(tests), "DOVETAIL_LOG__FORMAT": "json"}
+        with self.log_path.open("wb") as log_file:
+            self.process = subprocess.Popen(
+                command,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log_file,
+                cwd=tempfile.gettempdir(),
+            )
+
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def events(self) -> list[dict[str, object]]:
+        """The log lines so far, as objects."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+    def has_logged(self, event: str) -> bool:
+        return any(line.get("event") == event for line in self.events())
+
+    def wait_for_log(self, event: str, timeout: float = 30.0) -> RelayProcess:
+        """Until it has logged `event`; fails at once where it has ended before."""
+
+        def logged_or_ended() -> bool:
+            return self.has_logged(event) or self.process.poll() is not None
+
+        wait_until(logged_or_ended, timeout, f"the relay logs {event}; so far:\n{self.log()[-2000:]}")
+        assert self.has_logged(event), f"the relay ended with {self.process.returncode}:\n{self.log()[-2000:]}"
+        return self
+
+    def wait_streaming(self, timeout: float = 30.0) -> RelayProcess:
+        return self.wait_for_log("stream_started", timeout)
+
+    def wait_ended(self, timeout: float = 30.0) -> int:
+        """Its exit code; negative for a signal."""
+        return self.process.wait(timeout)
+
+    def port(self) -> int:
+        self.wait_for_log("health_listening")
+        return next(int(str(line["port"])) for line in self.events() if line.get("event") == "health_listening")
+
+    def get(self, path: str) -> tuple[int, str]:
+        """(status, body) of its HTTP port."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port()}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def terminate(self, timeout: float = 10.0) -> int:
+        """SIGTERM, and its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait_ended(timeout)
+
+    def kill(self) -> None:
+        """kill -9, wherever it is; nothing where it has ended."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait(10)
+        self.log_path.unlink(missing_ok=True)

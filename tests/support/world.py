@@ -1,0 +1,156 @@
+"""A small world on the real servers: one database, one topic, one relay's set-up, and readers that share no code with it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import fastavro
+import psycopg
+from confluent_kafka import Consumer, TopicPartition
+from dovetail_local.endpoints import Endpoints
+from dovetail_local.stack import Stack
+from dovetail_relay.config import Settings, load
+from dovetail_relay.setup.install import Plan, install
+
+from support.checker import Books, Seen, check
+from support.relay import RelayProcess
+from support.servers import fresh_database
+from support.waiting import wait_until
+from support.writers import NUMBERED_SCHEMA, Writers, prepare
+
+PARTITIONS = 3
+
+
+class World:
+    """Where one test lives. `environ` is what its processes get."""
+
+    def __init__(self, stack: Stack, endpoints: Endpoints, **environ: str) -> None:
+        self.stack = stack
+        self.endpoints = endpoints
+        self.name = "t" + secrets.token_hex(4)
+        self.aggregate = f"order-{self.name}"
+        self.topic = f"outbox.event.{self.aggregate}"
+        self.environ = {
+            **endpoints.environment(),
+            "DOVETAIL_RELAY__NAME": self.name,
+            "DOVETAIL_RELAY__HTTP_PORT": "0",
+            f"DOVETAIL_ROUTES__{self.name.upper()}__AGGREGATETYPE": self.aggregate,
+            f"DOVETAIL_ROUTES__{self.name.upper()}__PARTITIONS": str(PARTITIONS),
+            **environ,
+        }
+        self.relays: list[RelayProcess] = []
+
+    def settings(self, **overrides: str) -> Settings:
+        return load(None, self.environ, overrides)
+
+    def install(self) -> None:
+        """`dovetail init`, and the writers' tables."""
+        install(self.settings(), Plan(), report=lambda _step: None, on_wait=lambda _blockers: None)
+        prepare(self.endpoints, self.aggregate)
+
+    def relay(self, *arguments: str, **environ: str) -> RelayProcess:
+        """A relay process of this world; ended with it."""
+        started = RelayProcess({**self.environ, **environ}, *arguments)
+        self.relays.append(started)
+        return started
+
+    def writers(self, count: int = 2, *, keys: int = 8, seed: int = 1) -> Writers:
+        return Writers(self.endpoints.app_dsn, self.aggregate, count=count, keys=keys, seed=seed)
+
+    def table(self) -> list[Seen]:
+        """What was committed, straight from the table."""
+        with psycopg.connect(self.endpoints.owner_dsn) as connection:
+            rows = connection.execute("SELECT id, aggregateid, payload FROM dovetail.outbox ORDER BY seq").fetchall()
+        return [Seen(str(row[0]), row[1], number(row[2])) for row in rows]
+
+    def read_topic(self, topic: str | None = None) -> list[Seen]:
+        """What a `read_committed` reader finds from beginning to end, partition by partition."""
+        return read_topic(self.endpoints.bootstrap_servers, topic or self.topic)
+
+    def confirmed_flush(self) -> int:
+        """The slot's confirmed position as a number."""
+        with psycopg.connect(self.endpoints.owner_dsn) as connection:
+            row = connection.execute(
+                "SELECT pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::bigint FROM pg_replication_slots"
+                " WHERE database = current_database()"
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    def wait_until_published(self, timeout: float = 60.0) -> None:
+        """Until the slot was confirmed past everything that is committed now."""
+        with psycopg.connect(self.endpoints.owner_dsn, autocommit=True) as connection:
+            row = connection.execute(
+                "SELECT pg_wal_lsn_diff(lsn, '0/0')::bigint FROM (SELECT pg_current_wal_insert_lsn()) AS now(lsn)"
+            ).fetchone()
+            # A transactional message that decodes to a position beyond every event before it. Without the option
+            # `messages` it is not sent, so the events' own commits must carry the slot there: ask by count instead.
+            assert row is not None
+            wanted = connection.execute("SELECT count(*) FROM dovetail.outbox").fetchone()
+        assert wanted is not None
+        wait_until(lambda: len(self.read_topic()) >= wanted[0], timeout, f"{wanted[0]} events are in {self.topic}")
+
+    def books(self, rolled_back: Sequence[str] = ()) -> Books:
+        return check(self.table(), self.read_topic(), rolled_back)
+
+    def close(self) -> None:
+        for relay in self.relays:
+            relay.kill()
+
+
+def number(payload: bytes) -> int:
+    """The event's number, decoded without our code."""
+    import io
+
+    decoded = fastavro.schemaless_reader(io.BytesIO(payload), NUMBERED_SCHEMA)
+    return int(decoded["number"])  # type: ignore[call-overload,index]
+
+
+def read_topic(bootstrap_servers: str, topic: str, *, isolation: str = "read_committed") -> list[Seen]:
+    """A reader that shares no code with the relay."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": "books",
+            "isolation.level": isolation,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "log_level": 0,
+        }
+    )
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+        found: dict[int, list[Seen]] = {partition: [] for partition in partitions}
+        ended: set[int] = set()
+        deadline = time.monotonic() + 60
+        while len(ended) < len(partitions):
+            assert time.monotonic() < deadline, f"{topic} could not be read to its end in 60 s"
+            for message in consumer.consume(5000, timeout=0.5):
+                if message.error() is not None:
+                    ended.add(message.partition())
+                    continue
+                headers = dict(message.headers())
+                value = message.value()
+                assert value[0] == 0
+                found[message.partition()].append(
+                    Seen(headers["id"].decode(), message.key().decode(), number(value[5:]))
+                )
+        return [event for partition in sorted(found) for event in found[partition]]
+    finally:
+        consumer.close()
+
+
+@contextmanager
+def new_world(stack: Stack, **environ: str) -> Iterator[World]:
+    """A world that is set up, and cleaned away afterwards."""
+    with fresh_database(stack) as endpoints:
+        world = World(stack, endpoints, **environ)
+        try:
+            world.install()
+            yield world
+        finally:
+            world.close()
