@@ -7,4 +7,4 @@ __all__ = ["database", "stack"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=20, help="how often the test of random kills kills the relay")
+    parser.addoption("--kills", type=int, default=100, help="how often the test of random kills kills the relay")

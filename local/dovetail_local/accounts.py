@@ -3,6 +3,7 @@
 PostgreSQL refuses to run as root. Started by root, it runs under an existing user without rights; no user is made.
 """
 
+import contextlib
 import os
 import pwd
 import stat
@@ -42,27 +43,33 @@ class Account:
         return bool(found.st_mode & (owner_bit >> 6))
 
 
-def server_account() -> Account | None:
-    """Give the user to run PostgreSQL under, None where it is the current one."""
+def server_account(data: Path) -> Account | None:
+    """Give the user to run PostgreSQL on `data` under, None where it is the current one."""
     if os.geteuid() != 0:
         return None
+    if data.exists() and data.stat().st_uid != 0:
+        found = data.stat()
+        return Account(found.st_uid, found.st_gid)
     for name in _UNPRIVILEGED:
-        try:
+        with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(entry.pw_uid, entry.pw_gid)
+            return Account(entry.pw_uid, entry.pw_gid)
     names = ", ".join(_UNPRIVILEGED)
     raise LocalError(
         f"PostgreSQL does not run as root, and this system has none of the users {names}: start it as an ordinary user"
     )
 
 
+def passable_parent(account: Account) -> Path:
+    """Find a folder for temporary files that `account` can reach."""
+    for parent in (Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/tmp")):  # noqa: S108 - nothing is shared there
+        if account.can_pass(parent):
+            return parent
+    raise LocalError("no folder for temporary files is open to ordinary users: set TMPDIR to one that is")
+
+
 def passable_folder(account: Account, prefix: str) -> Path:
     """Make a fresh folder that `account` owns and can reach."""
-    for parent in (Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/tmp")):  # noqa: S108 - mkdtemp makes it private
-        if account.can_pass(parent):
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-            os.chown(folder, account.uid, account.gid)
-            return folder
-    raise LocalError("no folder for temporary files is open to ordinary users: set TMPDIR to one that is")
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=passable_parent(account)))
+    os.chown(folder, account.uid, account.gid)
+    return folder

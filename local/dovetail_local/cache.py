@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,10 +41,16 @@ def _candidates() -> Iterator[Path]:
 
 
 def _temporary_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"dovetail-cache-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    return own_folder(Path(tempfile.gettempdir()) / f"dovetail-cache-{os.getuid()}", 0o700)
+
+
+def own_folder(folder: Path, mode: int) -> Path:
+    """Make a folder with a name that others can guess, and refuse one that another user has made before."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        folder.chmod(mode)
     found = folder.lstat()
-    # Anybody can make a folder of this name; programs are run from it.
-    if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
-        raise LocalError(f"{folder} is not private to this user: remove it, or set XDG_CACHE_HOME to a writable folder")
+    # Programs are run from it.
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o777 & ~mode:
+        raise LocalError(f"{folder} was not made by this user alone: remove it, or set TMPDIR to a folder of your own")
     return folder

@@ -12,9 +12,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from dovetail_local.demo.command import demo
 from dovetail_local.endpoints import KAFKA_VARIABLE, POSTGRES_VARIABLE, Endpoints
 from dovetail_local.errors import LocalError, NothingToDo
+from dovetail_local.new import new
+from dovetail_local.recipe import made_with
 from dovetail_local.stack import ServerState, Stack
+
+# The main command line mounts these beside `local`.
+__all__ = ["app", "demo", "main", "new"]
 
 _INTERRUPTED = 130
 
@@ -41,17 +47,25 @@ _DEFAULT_DIRECTORY = Path(".dovetail/local")
 @app.command()
 def up(
     directory: Directory = _DEFAULT_DIRECTORY,
-    brokers: Annotated[int, typer.Option(help="How many Kafka brokers: 1 or 3.")] = 1,
-    postgres_version: Annotated[str, typer.Option(help="15, 16, 17, 18, or a full version.")] = "18",
-    kafka_version: Annotated[str, typer.Option(help="4.1.1, 3.9.1, ...")] = "4.1.1",
+    brokers: Annotated[int | None, typer.Option(help="How many Kafka brokers: 1 or 3.", show_default="1")] = None,
+    postgres_version: Annotated[
+        str | None, typer.Option(help="15, 16, 17, 18, or a full version.", show_default="18")
+    ] = None,
+    kafka_version: Annotated[str | None, typer.Option(help="4.1.1, 3.9.1, ...", show_default="4.1.1")] = None,
     *,
     foreground: Annotated[bool, typer.Option(help="Stay, and stop the servers on Ctrl-C.")] = False,
 ) -> None:
     """Start the servers and print where they are; on a running stack, only print."""
     with _errors_in_one_line():
-        parts = _parts()
+        # A stack keeps what it was made with; only a new one takes the defaults.
+        made = made_with(directory) or (1, "18", "4.1.1")
         stack = Stack(
-            directory, brokers, postgres_version, kafka_version, parts=parts, say=_say
+            directory,
+            made[0] if brokers is None else brokers,
+            postgres_version or made[1],
+            kafka_version or made[2],
+            parts=_parts(),
+            say=_say,
         )
         endpoints = stack.up(attached=foreground)
         _print_environment(endpoints)
@@ -140,7 +154,7 @@ def _errors_in_one_line() -> Iterator[None]:
         _say(f"dovetail local: {error}")
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        _say("dovetail local: interrupted; nothing was left running")
+        _say("dovetail local: interrupted")
         raise typer.Exit(_INTERRUPTED) from None
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dovetail_local.errors import LocalError, Unreachable
@@ -17,6 +18,7 @@ from dovetail_local.plan import Layout
 
 _ANSWER_SECONDS = 15.0
 _SOCKET_PATH_BYTES = 100
+_FOLDERS = Path("/proc/self/fd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,21 @@ def launch(layout: Layout) -> subprocess.Popen[bytes]:
         )
 
 
+def close_lifeline(process: subprocess.Popen[bytes]) -> None:
+    """Tell an attached supervisor to stop everything, and wait until it has."""
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait()
+
+
+def let_go(process: subprocess.Popen[bytes]) -> None:
+    """Leave a supervisor to itself."""
+    if process.stdin is not None:
+        process.stdin.write(b"detach\n")
+        process.stdin.close()
+    process.returncode = 0  # it lives on by design; subprocess need not warn of it
+
+
 def ask(layout: Layout, verb: str, **details: str) -> list[ServerState]:
     """Send one request and give the states of all servers after it."""
     try:
@@ -88,10 +105,12 @@ def _exchange(layout: Layout, request: dict[str, str]) -> dict[str, Any]:
         connection.settimeout(_ANSWER_SECONDS)
         path = str(layout.control)
         if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-            # Too long for a socket's address; the kernel also takes the way through an open folder.
+            # Too long for a socket's address; Linux also takes the way through an open folder.
+            if not _FOLDERS.is_dir():
+                raise LocalError(f"the path {path} is too long for a socket: name a shorter folder with --dir")
             folder = os.open(layout.directory, os.O_RDONLY)
             stack.callback(os.close, folder)
-            path = f"/proc/self/fd/{folder}/{layout.control.name}"
+            path = str(_FOLDERS / str(folder) / layout.control.name)
         connection.connect(path)
         connection.sendall(json.dumps(request).encode() + b"\n")
         reply = json.loads(connection.makefile("rb").readline())

@@ -20,7 +20,8 @@ class Endpoints:
 
     def __repr__(self) -> str:
         """Say where, never the password."""
-        return f"Endpoints(postgres={urlsplit(self.relay_dsn).hostname}:..., kafka={self.bootstrap_servers})"
+        found = urlsplit(self.relay_dsn)
+        return f"Endpoints(postgres={found.hostname}:{found.port}{found.path}, kafka={self.bootstrap_servers})"
 
     def environment(self) -> dict[str, str]:
         """Give the environment variables under which the rest of the project finds these servers."""

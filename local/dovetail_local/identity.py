@@ -73,6 +73,7 @@ def processes_inside(folder: Path) -> list[Identity]:
     found: list[Identity] = []
     if not _HAS_PROC:
         return found
+    folder = folder.resolve()
     for pid in _pids():
         with contextlib.suppress(OSError):
             if (_PROC / str(pid) / "cwd").readlink() == folder:

@@ -26,6 +26,8 @@ _SMALL = {
     # The default keeps 128 MB per partition reserved in the page cache of a laptop.
     "log.cleaner.dedupe.buffer.size": "16777216",
 }
+# Older versions of Java do not know the cache of classes; its warnings are of no use to anybody here.
+_TOLERANT = ("-XX:+IgnoreUnrecognizedVMOptions", "-Xlog:disable")
 _QUIET = """\
 status=off
 appender.file.type=File
@@ -157,7 +159,7 @@ class Broker:
 
 def java_command(java: Path, heap: str) -> list[str]:
     """Give the command for a small Java process that starts fast."""
-    return [str(java), f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:disable"]
+    return [str(java), f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_TOLERANT]
 
 
 def java_environment() -> dict[str, str]:
@@ -177,9 +179,9 @@ def format_once(java: Path, jars: Sequence[Path], scratch: Path) -> bytes:
         f"log.dirs={scratch / 'formatted'}\n"
     )
     classes = os.pathsep.join(str(jar) for jar in jars)
+    tool = [*java_command(java, "128m"), "-cp", classes, "kafka.tools.StorageTool"]
     done = subprocess.run(
-        [*java_command(java, "128m"), "-cp", classes, "kafka.tools.StorageTool", "format"]
-        + ["-t", new_cluster_id(), "-c", str(settings)],
+        [*tool, "format", "-t", new_cluster_id(), "-c", str(settings)],
         capture_output=True,
         text=True,
         check=False,

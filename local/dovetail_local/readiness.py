@@ -8,6 +8,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
+from dovetail_local.errors import Unreachable
 from dovetail_local.ports import LOOPBACK, accepts
 from dovetail_local.postgres import SUPERUSER
 
@@ -41,6 +42,14 @@ def postgres_answers(port: int, password: str) -> bool:
 
 def create_roles_and_database(port: int, passwords: Mapping[str, str]) -> None:
     """Create what is missing of the roles and the database; legal to repeat after an interruption."""
+    try:
+        _create(port, passwords)
+    except psycopg.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Unreachable(f"PostgreSQL on port {port} cannot be set up ({reason}): see its log") from error
+
+
+def _create(port: int, passwords: Mapping[str, str]) -> None:
     target = dsn(SUPERUSER, passwords[SUPERUSER], port, "postgres")
     with psycopg.connect(target, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
         known = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles")}
@@ -57,13 +66,13 @@ def create_roles_and_database(port: int, passwords: Mapping[str, str]) -> None:
             )
 
 
-def brokers_that_answer(port: int) -> int:
-    """Ask one broker for the cluster's metadata and count the brokers in it; 0 where it does not answer."""
+def broker_answers(port: int, node: int) -> bool:
+    """Tell whether a broker answers a request for metadata, and counts itself among the brokers."""
     if not accepts(port):
-        return 0
-    settings = {"bootstrap.servers": f"{LOOPBACK}:{port}", "log_level": 0}
+        return False
+    settings: dict[str, str | int | float | bool] = {"bootstrap.servers": f"{LOOPBACK}:{port}", "log_level": 0}
     try:
         client = AdminClient(settings, logger=_SILENT)
-        return len(client.list_topics(timeout=_METADATA_SECONDS).brokers)
+        return node in client.list_topics(timeout=_METADATA_SECONDS).brokers
     except KafkaException:
-        return 0
+        return False

@@ -4,19 +4,20 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dovetail_local import kafka, postgres, readiness, software
 from dovetail_local.accounts import passable_folder, server_account
 from dovetail_local.endpoints import KAFKA_VARIABLE, POSTGRES_VARIABLE, Endpoints
-from dovetail_local.errors import WrongUsage
+from dovetail_local.errors import LocalError, WrongUsage
 from dovetail_local.identity import kill_tree, processes_inside
 from dovetail_local.maven import Say
 from dovetail_local.plan import Layout, Plan, Server, write_plan, write_private
 from dovetail_local.ports import LOOPBACK, free_ports, is_free
 
 _BROKER_COUNTS = (1, 3)
+_ELSEWHERE = "dovetail-postgres-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,12 @@ class Wish:
     temporary: bool
     parts: frozenset[str]
 
+    def check(self) -> None:
+        """Refuse what is impossible anywhere, before anything is made. Raises WrongUsage."""
+        if self.brokers not in _BROKER_COUNTS:
+            raise WrongUsage(f"{self.brokers} brokers are not possible: 1 or 3 are, try --brokers 1")
+        software.check_versions(self.postgres_version, self.kafka_version)
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -44,21 +51,28 @@ class Recipe:
     cluster_id: str
     passwords: dict[str, str]
     postgres_data: str
+    parts: list[str]
 
-    def server_names(self) -> list[str]:
-        """List the servers of this stack, the quickest to start first."""
-        names = [postgres.NAME] if self.postgres_port else []
-        return names + [kafka.server_name(node) for node in range(1, len(self.kafka_ports) + 1)]
+    @property
+    def has_postgres(self) -> bool:
+        """Tell whether PostgreSQL is one of the servers of this run."""
+        return "postgres" in self.parts
+
+    @property
+    def has_kafka(self) -> bool:
+        """Tell whether Kafka is one of the servers of this run."""
+        return "kafka" in self.parts
 
     def answers(self, name: str) -> bool:
         """Tell whether a server does its work."""
         if name == postgres.NAME:
             return readiness.postgres_answers(self.postgres_port, self.passwords[postgres.SUPERUSER])
-        return readiness.brokers_that_answer(self.kafka_ports[int(name.rpartition("-")[2]) - 1]) > 0
+        node = int(name.rpartition("-")[2])
+        return readiness.broker_answers(self.kafka_ports[node - 1], node)
 
     def finish(self) -> None:
         """Give a PostgreSQL that answers its roles and its database."""
-        if self.postgres_port:
+        if self.has_postgres:
             readiness.create_roles_and_database(self.postgres_port, self.passwords)
 
     def before_start(self, name: str) -> None:
@@ -68,9 +82,11 @@ class Recipe:
 
     def endpoints(self) -> Endpoints:
         """Say where the servers are; servers that are not ours come from the environment."""
-        brokers = ",".join(f"{LOOPBACK}:{port}" for port in self.kafka_ports)
-        brokers = brokers or os.environ.get(KAFKA_VARIABLE, "")
-        if not self.postgres_port:
+        if self.has_kafka:
+            brokers = ",".join(f"{LOOPBACK}:{port}" for port in self.kafka_ports)
+        else:
+            brokers = os.environ.get(KAFKA_VARIABLE, "")
+        if not self.has_postgres:
             return external_endpoints(brokers)
         where = {
             f"{role}_dsn": readiness.dsn(role, self.passwords[role], self.postgres_port) for role in readiness.ROLES
@@ -81,7 +97,21 @@ class Recipe:
     def folders_elsewhere(self) -> list[Path]:
         """List what belongs to the stack and lies outside of its folder."""
         data = Path(self.postgres_data)
-        return [data.parent] if data.parent.name.startswith("dovetail-postgres-") else []
+        return [data.parent] if data.parent.name.startswith(_ELSEWHERE) else []
+
+    def check(self, wish: Wish, directory: Path) -> None:
+        """Refuse a wish that these data cannot fulfil. Raises WrongUsage."""
+        made = {
+            "brokers": (len(self.kafka_ports), wish.brokers),
+            "PostgreSQL": (self.postgres_version, wish.postgres_version),
+            "Kafka": (self.kafka_version, wish.kafka_version),
+        }
+        for what, (is_so, wished) in made.items():
+            if is_so != wished:
+                raise WrongUsage(
+                    f"the stack in {directory} was made with {what} {is_so}, not {wished}: ask for {is_so}, "
+                    "or remove it with `dovetail local down --delete`"
+                )
 
 
 def external_endpoints(bootstrap_servers: str) -> Endpoints:
@@ -103,17 +133,26 @@ def load_recipe(layout: Layout) -> Recipe | None:
         return Recipe(**json.loads(layout.record.read_text()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as error:
+        raise LocalError(
+            f"{layout.record} is damaged or of another version: stop its servers, remove {layout.directory}, start anew"
+        ) from error
+
+
+def made_with(directory: Path) -> tuple[int, str, str] | None:
+    """Give brokers, PostgreSQL version and Kafka version of the stack in a folder, None where there is none."""
+    known = load_recipe(Layout(directory.absolute()))
+    return None if known is None else (len(known.kafka_ports), known.postgres_version, known.kafka_version)
 
 
 def make_recipe(layout: Layout, wish: Wish, say: Say) -> Recipe:
     """Choose ports, passwords and places, keeping those of an earlier start; write them down."""
     known = load_recipe(layout)
     if known is None:
-        if wish.brokers not in _BROKER_COUNTS:
-            raise WrongUsage(f"{wish.brokers} brokers are not possible: 1 or 3 are, try --brokers 1")
         recipe = _fresh_recipe(layout, wish)
     else:
-        recipe = _with_free_ports(known, say)
+        known.check(wish, layout.directory)
+        recipe = _with_free_ports(replace(known, parts=sorted(wish.parts)), say)
     write_private(layout.record, asdict(recipe))
     return recipe
 
@@ -121,9 +160,9 @@ def make_recipe(layout: Layout, wish: Wish, say: Say) -> Recipe:
 def build_plan(layout: Layout, recipe: Recipe, wish: Wish, say: Say) -> None:
     """Get the software, prepare the data directories, and write the supervisor's plan."""
     servers: list[Server] = []
-    if recipe.kafka_ports:
+    if recipe.has_kafka:
         servers += _kafka_servers(layout, recipe, wish, say)
-    if recipe.postgres_port:
+    if recipe.has_postgres:
         servers.append(_postgres_server(layout, recipe, wish, say))
     remove = [str(folder) for folder in [*recipe.folders_elsewhere(), layout.directory]] if wish.temporary else []
     write_plan(layout.plan, Plan(servers, remove))
@@ -147,37 +186,37 @@ def clear_stale_postmaster(data: Path) -> None:
 
 
 def _fresh_recipe(layout: Layout, wish: Wish) -> Recipe:
-    brokers = wish.brokers if "kafka" in wish.parts else 0
-    ports = free_ports(1 + 2 * brokers)
-    account = server_account()
+    ports = free_ports(1 + 2 * wish.brokers)
     data = layout.directory / "postgres"
-    if "postgres" in wish.parts and account is not None and not account.can_pass(layout.directory):
-        folder = passable_folder(account, "dovetail-postgres-")
+    account = server_account(data)
+    if account is not None and not account.can_pass(layout.directory):
+        folder = passable_folder(account, _ELSEWHERE)
+        data.unlink(missing_ok=True)
         data.symlink_to(folder / "data")
         data = folder / "data"
     return Recipe(
         postgres_version=wish.postgres_version,
         kafka_version=wish.kafka_version,
-        postgres_port=ports[0] if "postgres" in wish.parts else 0,
-        kafka_ports=ports[1 : 1 + brokers],
-        controller_ports=ports[1 + brokers :],
+        postgres_port=ports[0],
+        kafka_ports=ports[1 : 1 + wish.brokers],
+        controller_ports=ports[1 + wish.brokers :],
         cluster_id=kafka.new_cluster_id(),
         passwords={role: secrets.token_urlsafe(18) for role in (*readiness.ROLES, postgres.SUPERUSER)},
         postgres_data=str(data),
+        parts=sorted(wish.parts),
     )
 
 
 def _with_free_ports(known: Recipe, say: Say) -> Recipe:
     """Keep the ports of the last time unless somebody else has taken one."""
-    kept = asdict(known)
-    wanted = [port for port in (known.postgres_port, *known.kafka_ports, *known.controller_ports) if port]
-    if not all(is_free(port) for port in wanted):
-        say("a port of the last time is taken now: choosing others")
-        fresh = iter(free_ports(len(wanted)))
-        kept["postgres_port"] = next(fresh) if known.postgres_port else 0
-        kept["kafka_ports"] = [next(fresh) for _ in known.kafka_ports]
-        kept["controller_ports"] = [next(fresh) for _ in known.controller_ports]
-    return Recipe(**kept)
+    wanted = [known.postgres_port] if known.has_postgres else []
+    wanted += [*known.kafka_ports, *known.controller_ports] if known.has_kafka else []
+    if all(is_free(port) for port in wanted):
+        return known
+    say("a port of the last time is taken now: choosing others")
+    count = len(known.kafka_ports)
+    fresh = free_ports(1 + 2 * count)
+    return replace(known, postgres_port=fresh[0], kafka_ports=fresh[1 : 1 + count], controller_ports=fresh[1 + count :])
 
 
 def _kafka_servers(layout: Layout, recipe: Recipe, wish: Wish, say: Say) -> list[Server]:
@@ -199,8 +238,8 @@ def _kafka_servers(layout: Layout, recipe: Recipe, wish: Wish, say: Say) -> list
 
 
 def _postgres_server(layout: Layout, recipe: Recipe, wish: Wish, say: Say) -> Server:
-    account = server_account()
     data = Path(recipe.postgres_data)
+    account = server_account(data)
     cluster = postgres.Cluster(
         binaries=software.postgres_binaries(recipe.postgres_version, account, say),
         data=data,

@@ -1,26 +1,31 @@
-"""Which software a version means, and getting it into the cache."""
+"""Which software a version means, and getting it into the cache, whole or not at all."""
 
-import json
+import os
 import platform
+import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dovetail_local import kafka, maven, postgres
-from dovetail_local.accounts import Account
-from dovetail_local.cache import cache_folder, exclusively
+from dovetail_local.accounts import Account, passable_parent
+from dovetail_local.cache import cache_folder, exclusively, own_folder
 from dovetail_local.errors import LocalError, WrongUsage
 from dovetail_local.maven import Say
+from dovetail_local.training import trained_flags
 
 # Kafka brings no logging backend; without one it complains on standard error.
 _LOGGING = {
-    "3": ["org.slf4j:slf4j-reload4j:1.7.36", "ch.qos.reload4j:reload4j:1.2.25"],
-    "4": ["org.apache.logging.log4j:log4j-slf4j-impl:2.24.3"],
+    "3": ("org.slf4j:slf4j-reload4j:1.7.36", "ch.qos.reload4j:reload4j:1.2.25"),
+    "4": ("org.apache.logging.log4j:log4j-slf4j-impl:2.24.3",),
 }
 _POSTGRES_BINARIES = "io.zonky.test.postgres:embedded-postgres-binaries"
-_POSTGRES_MINORS = {"15": "15.15.0", "16": "16.10.0", "17": "17.7.0", "18": "18.1.0"}
+# The newest of each major version; 16 and 18 come with a Python package and need no download.
+_POSTGRES_MINORS = {"15": "15.19.0", "16": "16.15.0", "17": "17.11.0", "18": "18.6.0"}
 _PLATFORMS = {
     ("Linux", "x86_64"): "linux-amd64",
     ("Linux", "aarch64"): "linux-arm64v8",
@@ -29,37 +34,31 @@ _PLATFORMS = {
 }
 
 
+def check_versions(postgres_version: str, kafka_version: str) -> None:
+    """Refuse a version that cannot exist here, before anything is made. Raises WrongUsage."""
+    if not re.fullmatch(r"(15|16|17|18)(\.\d+\.\d+)?", postgres_version):
+        raise WrongUsage(
+            f"no PostgreSQL {postgres_version!r} here: 15, 16, 17, 18 or a full version like 16.10.0 are possible, "
+            "try --postgres-version 18"
+        )
+    if not re.fullmatch(r"(3\.9|4\.\d+)\.\d+", kafka_version):
+        raise WrongUsage(
+            f"no Kafka {kafka_version!r} here: full versions from 3.9.0 on are possible, try --kafka-version 4.1.1"
+        )
+
+
 def kafka_software(version: str, say: Say) -> kafka.Software:
     """Give Kafka of this version, downloading it the first time."""
     java = _java()
     cache = cache_folder()
-    ready = cache / f"kafka-{version}.json"
+    home = cache / f"kafka-{version}"
     with exclusively(cache / "lock"):
-        if not ready.exists():
-            _fetch_kafka(version, cache, java, say)
-        known = json.loads(ready.read_text())
-        jars = [Path(jar) for jar in known["jars"]]
-        if not all(jar.exists() for jar in jars):
-            ready.unlink()
-            raise LocalError(f"files are missing in the cache {cache}: run the same command again to fetch them")
-    return kafka.Software(version, java, jars, [], bytes.fromhex(known["bootstrap"]))
-
-
-def _fetch_kafka(version: str, cache: Path, java: Path, say: Say) -> None:
-    major = version.partition(".")[0]
-    if major not in _LOGGING:
-        raise WrongUsage(f"no Kafka {version} here: versions 3.9 and 4 are known, try --kafka-version 4.1.1")
-    coordinate = f"org.apache.kafka:kafka_2.13:{version}"
-    say(f"resolving {coordinate} (about 43 MB, once)")
-    jars = maven.java_environment(cache, coordinate)
-    names = {jar.name for jar in jars}
-    extra = [maven.single_file(cache, backend) for backend in _LOGGING[major]]
-    jars += [jar for jar in extra if jar.name not in names]
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        bootstrap = kafka.format_once(java, jars, Path(scratch))
-    draft = cache / f"kafka-{version}.json.new"
-    draft.write_text(json.dumps({"jars": [str(jar) for jar in jars], "bootstrap": bootstrap.hex()}))
-    draft.replace(cache / f"kafka-{version}.json")
+        if not (home / "bootstrap.checkpoint").exists():
+            _fetch_kafka(version, home, java, say)
+        jars = sorted((home / "jars").iterdir())
+        bare = kafka.Software(version, java, jars, [], (home / "bootstrap.checkpoint").read_bytes())
+        flags = trained_flags(bare, home, say)
+    return kafka.Software(version, java, jars, flags, bare.bootstrap)
 
 
 def postgres_binaries(version: str, account: Account | None, say: Say) -> Path:
@@ -67,49 +66,71 @@ def postgres_binaries(version: str, account: Account | None, say: Say) -> Path:
     found = postgres.packaged_binaries(version) or _downloaded_postgres(version, say)
     if account is None or account.can_read_tree(found / "bin"):
         return found
-    return _copy_for_others(found)
+    return _copy_for_others(found, account)
+
+
+def _fetch_kafka(version: str, home: Path, java: Path, say: Say) -> None:
+    coordinate = f"org.apache.kafka:kafka_2.13:{version}"
+    say(f"resolving {coordinate} (about 43 MB, once)")
+    with _draft_of(home) as (draft, scratch):
+        wanted = maven.java_environment(scratch, coordinate)
+        wanted += [maven.single_file(scratch, backend) for backend in _LOGGING[version[0]]]
+        (draft / "jars").mkdir()
+        for jar in wanted:
+            jar.replace(draft / "jars" / jar.name)
+        bootstrap = kafka.format_once(java, sorted((draft / "jars").iterdir()), scratch)
+        (draft / "bootstrap.checkpoint").write_bytes(bootstrap)
 
 
 def _downloaded_postgres(version: str, say: Say) -> Path:
     full = _POSTGRES_MINORS.get(version, version)
-    if full.partition(".")[0] not in _POSTGRES_MINORS:
-        known = ", ".join(_POSTGRES_MINORS)
-        raise WrongUsage(f"no PostgreSQL {version} here: known are {known}, try --postgres-version 18")
-    cache = cache_folder()
-    final = cache / f"postgres-{full}"
-    with exclusively(cache / "lock"):
-        if (final / "bin/postgres").exists():
-            return final
-        coordinate = f"{_POSTGRES_BINARIES}-{_platform()}:{full}"
-        say(f"resolving {coordinate} (about 10 MB, once)")
-        jar = maven.single_file(cache, coordinate)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            draft = Path(scratch) / "postgres"
-            with zipfile.ZipFile(jar) as archive:
-                inner = next(name for name in archive.namelist() if name.endswith(".txz"))
-                archive.extract(inner, scratch)
-            with tarfile.open(Path(scratch) / inner) as files:
-                files.extractall(draft, filter="data")
-            maven.replace_folder(draft, final)
-    return final
+    home = cache_folder() / f"postgres-{full}"
+    with exclusively(home.parent / "lock"):
+        if not (home / "bin/postgres").exists():
+            coordinate = f"{_POSTGRES_BINARIES}-{_platform()}:{full}"
+            say(f"resolving {coordinate} (about 10 MB, once)")
+            with _draft_of(home) as (draft, scratch):
+                _unpack(maven.single_file(scratch, coordinate), draft, scratch)
+    return home
 
 
-def _copy_for_others(source: Path) -> Path:
-    """Copy programs to a place that every user can read; only this user can write there."""
-    import os  # noqa: PLC0415
+def _unpack(jar: Path, target: Path, scratch: Path) -> None:
+    with zipfile.ZipFile(jar) as archive:
+        inner = next(name for name in archive.namelist() if name.endswith(".txz"))
+        archive.extract(inner, scratch)
+    with tarfile.open(scratch / inner) as files:
+        files.extractall(target, filter="data")
 
-    name = f"dovetail-programs-{os.getuid()}"
-    parent = Path(tempfile.gettempdir()) / name
-    parent.mkdir(mode=0o755, exist_ok=True)
-    parent.chmod(0o755)
+
+@contextmanager
+def _draft_of(home: Path) -> Iterator[tuple[Path, Path]]:
+    """Give a draft folder that becomes `home` at the end of the body, and a scratch folder that goes.
+
+    The caller holds the lock of the folder above, so what is unfinished there was left by a killed process.
+    """
+    for left in home.parent.glob("unfinished-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=home.parent) as name:
+        draft, scratch = Path(name) / "draft", Path(name) / "scratch"
+        draft.mkdir(mode=0o755)
+        scratch.mkdir()
+        yield draft, scratch
+        shutil.rmtree(home, ignore_errors=True)
+        draft.replace(home)
+
+
+def _copy_for_others(source: Path, account: Account) -> Path:
+    """Copy programs to a place where `account` can read them and only this user can write."""
+    parent = own_folder(passable_parent(account) / f"dovetail-programs-{os.getuid()}", 0o755)
     stamp = int((source / "bin/postgres").stat().st_mtime)
     final = parent / f"{source.name}-{stamp}"
     with exclusively(parent / "lock"):
         if not (final / "bin/postgres").exists():
-            draft = parent / f"{final.name}.new"
-            shutil.rmtree(draft, ignore_errors=True)
-            shutil.copytree(source, draft, symlinks=True, ignore=shutil.ignore_patterns("include"))
-            maven.replace_folder(draft, final)
+            with _draft_of(final) as (draft, _):
+                shutil.copytree(
+                    source, draft, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("include")
+                )
+                draft.chmod(0o755)
     return final
 
 

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from dovetail_local import control, kafka, postgres, readiness
+from dovetail_local import control, kafka, postgres
 from dovetail_local.cache import exclusively
 from dovetail_local.control import ServerState, await_until
 from dovetail_local.endpoints import Endpoints
-from dovetail_local.errors import LocalError, NothingToDo, Unreachable
+from dovetail_local.errors import LocalError, NothingToDo, Unreachable, WrongUsage
 from dovetail_local.maven import Say
 from dovetail_local.plan import Layout
 from dovetail_local.recipe import Recipe, Wish, build_plan, load_recipe, make_recipe
@@ -72,14 +72,20 @@ class Stack:
         try:
             yield stack.up(attached=True)
         finally:
-            with contextlib.suppress(NothingToDo):
+            if stack.owns_servers:
                 stack.down()
+
+    @property
+    def owns_servers(self) -> bool:
+        """Tell whether the servers end with this object: it was brought up attached and started them itself."""
+        return self._process is not None
 
     def up(self, *, attached: bool) -> Endpoints:
         """Bring every server up and say where they are; on a running stack, only say so.
 
         Attached, the servers end with this process, however it ends. An interruption leaves no process behind.
         """
+        self._wish.check()
         made = self._make_folder()
         try:
             with exclusively(self.layout.up_lock):
@@ -88,24 +94,36 @@ class Stack:
                 else:
                     self._start_all()
                     if not attached:
-                        self._let_go()
+                        self.detach()
                 return self.endpoints()
         except BaseException as error:
-            self._abandon(forget=made and isinstance(error, KeyboardInterrupt))
+            self._abandon(forget=made and not isinstance(error, Unreachable))
+            if isinstance(error, OSError):
+                raise LocalError(f"{error.filename or self.layout.directory}: {error.strerror}") from error
             raise
+
+    def detach(self) -> None:
+        """Let the servers of an attached stack outlive this process: from now on only `down` stops them."""
+        process, self._process = self._process, None
+        if process is not None:
+            control.let_go(process)
+
+    _let_go = detach
 
     def down(self, *, delete: bool = False) -> None:
         """Stop every server, and with `delete` remove their data. Raises NothingToDo where nothing runs."""
         if not self.layout.directory.is_dir():
             raise NothingToDo(f"no stack in {self.layout.directory}: start one with `dovetail local up`")
-        runs = control.supervisor_runs(self.layout)
-        known = self.layout.record.exists()
-        if runs:
-            self._stop_supervisor()
-        if delete and known:
-            self._delete()
-        elif not runs:
-            raise NothingToDo(f"no stack runs in {self.layout.directory}: start one with `dovetail local up`")
+        with exclusively(self.layout.up_lock):
+            runs = control.supervisor_runs(self.layout)
+            known = self.layout.record.exists()
+            if runs:
+                self._stop_supervisor()
+            if delete and known:
+                self._clear_leftovers()
+                self._delete()
+            elif not runs:
+                raise NothingToDo(f"no stack runs in {self.layout.directory}: start one with `dovetail local up`")
 
     def status(self) -> list[ServerState]:
         """Give the state of every server, an empty list where the stack does not run."""
@@ -179,18 +197,25 @@ class Stack:
         build_plan(self.layout, recipe, self._wish, self._say)
         self._process = control.launch(self.layout)
         deadline = time.monotonic() + _READY_SECONDS
-        self._await(lambda: self.layout.control.exists(), "the supervisor", deadline)
-        for name in recipe.server_names():
-            self._await_ready(name, deadline)
+        self._await(self.layout.control.exists, "the supervisor", deadline)
+        for state in self.status():
+            self._await_ready(state.name, deadline)
         recipe.finish()
 
     def _start_missing(self) -> None:
+        recipe = self._recipe()
+        recipe.check(self._wish, self.layout.directory)
+        if set(recipe.parts) != self._wish.parts:
+            raise WrongUsage(
+                f"the stack in {self.layout.directory} runs {' and '.join(recipe.parts)} only: "
+                "stop it with `dovetail local down`, then start it again"
+            )
         for state in self.status():
             if state.pid is None:
                 self._start(state.name)
             elif state.state != "paused":
                 self._await_ready(state.name, time.monotonic() + _READY_SECONDS)
-        self._recipe().finish()
+        recipe.finish()
 
     def _clear_leftovers(self) -> None:
         """After a crash of the supervisor, wait for its servers to die with it, and help those that do not."""
@@ -237,35 +262,32 @@ class Stack:
         control.ask(self.layout, "start", server=name)
         self._await_ready(name, time.monotonic() + _READY_SECONDS)
 
-    def _let_go(self) -> None:
-        """Leave the supervisor to itself."""
-        process, self._process = self._process, None
-        if process is not None and process.stdin is not None:
-            process.stdin.write(b"detach\n")
-            process.stdin.close()
-            process.returncode = 0  # it lives on by design; subprocess need not warn of it
-
     def _stop_supervisor(self) -> None:
-        """Ask the supervisor to leave and wait until it has; only the starter can reap it."""
+        """Ask the supervisor to leave and wait until it has; one that does not obey is killed with its servers."""
         with contextlib.suppress(Unreachable):
             control.ask(self.layout, "shutdown")
-        deadline = time.monotonic() + _STOP_SECONDS
-        self._await_end(deadline)
+        self._await_end()
 
-    def _await_end(self, deadline: float) -> None:
-        if self._process is not None:
-            process, self._process = self._process, None
-            if process.stdin is not None:
-                process.stdin.close()
-            process.wait(max(0.0, deadline - time.monotonic()))
+    def _await_end(self) -> None:
+        deadline = time.monotonic() + _STOP_SECONDS
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
         while control.supervisor_runs(self.layout):
+            if process is not None:
+                process.poll()
             if not await_until(deadline):
-                raise LocalError(f"the supervisor of {self.layout.directory} does not end: see {self.layout.logs}")
+                self._say("the supervisor does not obey: killing it")
+                for identity in control.recorded_processes(self.layout):
+                    control.end(identity)
+                deadline += _STOP_SECONDS
+        if process is not None:
+            process.wait()  # only its starter can reap it
 
     def _abandon(self, *, forget: bool) -> None:
         """Undo a start that did not come to its end."""
         if self._process is not None:
-            self._await_end(time.monotonic() + _STOP_SECONDS)
+            self._await_end()
         if forget and self.layout.directory.exists():
             self._delete()
 

@@ -35,7 +35,7 @@ from dovetail_relay.settings.sections import (
     Route,
     empty,
 )
-from dovetail_relay.settings.values import BadValue, split_qualified
+from dovetail_relay.settings.values import BadValue, one_line, split_qualified
 
 __all__ = [
     "BadSecretFile", "BadValue", "DeliverySection", "Kafka", "Log", "Outbox", "Postgres", "Registry", "Relay", "Role",
@@ -60,8 +60,8 @@ class Settings:
     delivery: DeliverySection = field(default_factory=DeliverySection)
     relay: Relay = field(default_factory=Relay)
     log: Log = field(default_factory=Log)
-    # Accepted and kept for the console's own process.
-    console: Mapping[str, Any] = field(default_factory=empty)
+    # Accepted and kept for the console's own process; nobody here knows which of its keys are secret.
+    console: Mapping[str, Any] = field(default_factory=empty, repr=False)
     # dotted path -> "file", "environment DOVETAIL_…" or "flag"; absent means default
     origins: Mapping[str, str] = field(default_factory=empty, compare=False, repr=False)
 
@@ -114,7 +114,7 @@ def load(
         broken={problem.split(":", 1)[0] for problem in problems},
     )
     if problems:
-        raise ConfigInvalid(problems)
+        raise ConfigInvalid([one_line(problem) for problem in problems])
     return settings
 
 

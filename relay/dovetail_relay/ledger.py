@@ -6,7 +6,7 @@ Pure and single-threaded. The stream feeds it (`begin`, `add`, `commit`, `keepal
 * a batch ends at a commit, or inside one transaction that alone fills it; then `end_lsn` stays and `part` moves;
 * a transaction whose `final_lsn` lies before the checkpoint was published before: it is dropped, known before its
   first row; the rows of a partly published one are dropped up to `part.next_index`;
-* a keepalive's position counts only while nothing is open and nothing waits.
+* a keepalive's position counts only while nothing is open, nothing waits and no transaction is partly published.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Ledger:
         "_cut_rows",
         "_cut_transactions",
         "_end_lsn",
-        "_index",
         "_open",
         "_part",
         "_records",
-        "_skip_rows",
         "bytes",
         "oldest_commit_us",
         "keepalive_lsn",
+        "next_index",
+        "skip_rows",
         "skipping",
     )
 
@@ -41,8 +41,8 @@ class Ledger:
         self._records: list[Record] = []
         self.bytes = 0
         self._open: Lsn | None = None
-        self._index = 0
-        self._skip_rows = 0
+        self.next_index = 0  # of the next row of the open transaction
+        self.skip_rows = 0  # so many of its first rows were published before
         self._commit_us = 0
         self._cut_rows = self._cut_bytes = self._cut_transactions = 0
         self.oldest_commit_us = 0  # of the oldest transaction that waits, µs since 2000-01-01; 0 when none does
@@ -68,22 +68,17 @@ class Ledger:
     def begin(self, final_lsn: Lsn, commit_us: int) -> bool:
         """A transaction starts. False: it was published before, its rows are to be dropped undecoded."""
         self._open = final_lsn
-        self._index = 0
+        self.next_index = 0
         self._commit_us = commit_us
         self.skipping = final_lsn < self._end_lsn
         part = self._part
-        self._skip_rows = part.next_index if part is not None and part.commit_lsn == final_lsn else 0
+        self.skip_rows = part.next_index if part is not None and part.commit_lsn == final_lsn else 0
         return not self.skipping
 
-    def next_index(self) -> int | None:
-        """The index of the row at hand, or None where an earlier batch holds it already."""
-        index = self._index
-        self._index = index + 1
-        return index if index >= self._skip_rows else None
-
-    def add(self, record: Record, size: int) -> None:
-        """A row, mapped and ready; `size` in bytes."""
-        self._records.append(record)
+    def add(self, records: list[Record], *, rows: int, size: int) -> None:
+        """A run of rows of the open transaction: `rows` were decoded, `records` are those to publish, `size` bytes."""
+        self._records += records
+        self.next_index += rows
         self.bytes += size
 
     def commit(self, end_lsn: Lsn) -> None:
@@ -109,6 +104,9 @@ class Ledger:
     def idle_lsn(self) -> Lsn | None:
         """A position that may be written as progress with no event, or None where something waits."""
         if self._open is not None or self._records or self._cut_lsn is not None:
+            return None
+        if self._part is not None:
+            # The rest of that transaction is still to come: a position before it would forget how far it was published.
             return None
         return self.keepalive_lsn if self.keepalive_lsn > self._end_lsn else None
 
@@ -152,6 +150,6 @@ class Ledger:
     def _seal_inside(self, commit_lsn: Lsn) -> Batch:
         records, self._records = self._records, []
         self.bytes = 0
-        self._part = Part(commit_lsn, self._index)
+        self._part = Part(commit_lsn, self.next_index)
         # Rows of this very transaction go on being taken in: none of them is to be skipped again.
         return Batch(records, self._end_lsn, self._part, oldest_commit_us=self._commit_us)

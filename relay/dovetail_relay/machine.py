@@ -6,7 +6,7 @@ module against a simulated log and broker.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from dovetail_relay.errors import (
@@ -20,7 +20,15 @@ from dovetail_relay.errors import (
     RecycleLimit,
     SlotLost,
 )
-from dovetail_relay.nouns import Batch, Checkpoint, Lsn, Verdict, lsn_text
+from dovetail_relay.nouns import (
+    Batch,
+    Checkpoint,
+    RelayRow,
+    ServerFacts,
+    TimelineSwitch,
+    Verdict,
+    lsn_text,
+)
 
 # So many producers in a row without one commit: something is wrong that a new producer does not cure.
 MAX_RECYCLES = 20
@@ -32,45 +40,6 @@ class Step(StrEnum):
     CONFIRM = "confirm"  # the checkpoint is durable: report its LSN to PostgreSQL
     RECYCLE = "recycle"  # outcome unknown: new producer, fence, read the checkpoint, ask again
     RESEND = "resend"  # the same batch from memory, with the checkpoint that `retry` gives
-
-
-@dataclass(frozen=True, slots=True)
-class ServerFacts:
-    """What the database says of itself and of the slot, read by the leader before it streams."""
-
-    system_id: str
-    timeline: int
-    database: str
-    in_recovery: bool
-    slot_found: bool
-    slot_plugin: str | None
-    slot_database: str | None
-    slot_lost: bool
-    slot_temporary: bool
-    confirmed_flush: Lsn
-    publication_fingerprint: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RelayRow:
-    """The row of `dovetail.relay` that `dovetail init` wrote."""
-
-    name: str
-    slot: str
-    system_id: str
-    consistent_point: Lsn
-    snapshot: str | None
-    epoch: int
-    publication_fingerprint: str
-    started: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TimelineSwitch:
-    """`timeline` ended at `switch_lsn`: one line of the server's timeline history."""
-
-    timeline: int
-    switch_lsn: Lsn
 
 
 def verdict(had: Checkpoint | None, tried: Checkpoint, found: Checkpoint | None, *, all_acknowledged: bool) -> Verdict:

@@ -121,3 +121,42 @@ class Verdict(StrEnum):
     NOT_COMMITTED = "not_committed"
     TORN = "torn"
     FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the database says of itself and of the slot, read by the leader before it streams."""
+
+    system_id: str
+    timeline: int
+    database: str
+    in_recovery: bool
+    slot_found: bool
+    slot_plugin: str | None
+    slot_database: str | None
+    slot_lost: bool
+    slot_temporary: bool
+    confirmed_flush: Lsn
+    publication_fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayRow:
+    """The row of `dovetail.relay` that `dovetail init` wrote."""
+
+    name: str
+    slot: str
+    system_id: str
+    consistent_point: Lsn
+    snapshot: str | None
+    epoch: int
+    publication_fingerprint: str
+    started: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineSwitch:
+    """`timeline` ended at `switch_lsn`: one line of the server's timeline history."""
+
+    timeline: int
+    switch_lsn: Lsn

@@ -23,7 +23,7 @@ from dovetail_relay.publish.port import Outcome, Publisher, Result
 from dovetail_relay.route.headers import position_prefix
 from dovetail_relay.route.mapper import Mapper
 from dovetail_relay.side import SideThread
-from dovetail_relay.source.replication import Keepalive, ReplicationStream
+from dovetail_relay.source.replication import KEEPALIVE, ReplicationStream
 from dovetail_relay.telemetry import Telemetry
 
 # Short first attempts, each with a fresh producer: librdkafka waits a fixed 500 ms inside one.
@@ -102,10 +102,10 @@ class Pipeline:
         self.stream: ReplicationStream | None = None
         self.in_flight: InFlight | None = None
         self.horizon = machine.durable.horizon
-        self._mappings: dict[int, Callable[[list[bytes | None]], pgoutput.Row]] = {}
+        self._readers: dict[bytes, Callable[[bytes], pgoutput.Row]] = {}
         self._prefix = b""
         self._drained = True
-        self._backlog = False
+        self._behind_us = 0
         self._first_waiting_at = 0.0
         self._committed_at = 0.0
         self._checkpoint_at = clock()
@@ -153,7 +153,7 @@ class Pipeline:
     def attach(self, stream: ReplicationStream) -> None:
         """Begin to read; the stream starts at the durable checkpoint."""
         self.stream = stream
-        self._mappings.clear()
+        self._readers.clear()
         self.ledger = Ledger(self.machine.base.end_lsn, self.machine.base.part)
 
     def detach(self) -> None:
@@ -175,49 +175,70 @@ class Pipeline:
     # -- stream → ledger ----------------------------------------------------------------------------------------------
 
     def _read(self, stream: ReplicationStream) -> None:
-        messages = stream.read(READ_LIMIT)
-        self._drained = len(messages) < READ_LIMIT
-        if messages:
+        frames = stream.read(READ_LIMIT)
+        self._drained = len(frames) < READ_LIMIT
+        if frames:
             if not self.ledger.rows:
                 self._first_waiting_at = self._clock()
-            self._take(messages)
+            self._take(frames)
             self._telemetry.progress(received_lsn=stream.received)
 
-    def _take(self, messages: list[bytes | Keepalive]) -> None:
+    def _take(self, frames: list[bytes]) -> None:
+        """Every frame into the ledger. Rows come in runs between a Begin and a Commit: a run is taken at once."""
+        insert, tag_at = pgoutput.INSERT, pgoutput.BODY
+        run = 0
+        for at, frame in enumerate(frames):
+            if frame[tag_at] != insert:
+                if run < at:
+                    self._take_rows(frames[run:at])
+                run = at + 1
+                self._take_other(frame)
+        if run < len(frames):
+            self._take_rows(frames[run:])
+
+    def _take_rows(self, frames: list[bytes]) -> None:
+        """The hot path: about 3 µs a row, most of it slicing."""
         ledger = self.ledger
-        insert, relation_oid = pgoutput.insert, pgoutput.relation_oid
-        mappings = self._mappings
-        for data in messages:
-            if isinstance(data, Keepalive):
-                ledger.keepalive(Lsn(data))
+        if ledger.skipping:
+            return
+        reader_of, record, prefix = self._readers.get, self._mapper.record, self._prefix
+        oid_from, oid_to, skip_rows = pgoutput.OID.start, pgoutput.OID.stop, ledger.skip_rows
+        records: list[Record] = []
+        for index, frame in enumerate(frames, ledger.next_index):
+            read = reader_of(frame[oid_from:oid_to])
+            if read is None or index < skip_rows:
                 continue
-            tag = data[0]
-            if tag == pgoutput.INSERT:
-                if ledger.skipping:
-                    continue
-                mapping = mappings.get(relation_oid(data))
-                if mapping is None:
-                    continue
-                index = ledger.next_index()
-                if index is not None:
-                    ledger.add(self._record(mapping(insert(data)), index), len(data))
-            elif tag == pgoutput.BEGIN:
-                begin = pgoutput.begin(data)
-                if ledger.begin(begin.final_lsn, begin.commit_us):
-                    self._prefix = position_prefix(self.machine.durable.epoch, begin.final_lsn)
-            elif tag == pgoutput.COMMIT:
-                commit = pgoutput.commit(data)
-                ledger.commit(commit.end_lsn)
-                self._backlog = (time.time() - _PG_EPOCH) * 1e6 - commit.commit_us > BACKLOG_US
-            elif tag == pgoutput.RELATION:
-                self._learn_relation(pgoutput.relation(data))
+            row = read(frame)
+            try:
+                records.append(record(row, prefix, index))  # type: ignore[arg-type]
+            except (UnknownFingerprint, StuckMessage):
+                records.append(self._record(row, index))
+        ledger.add(records, rows=len(frames), size=sum(map(len, frames)))
+
+    def _take_other(self, frame: bytes) -> None:
+        ledger = self.ledger
+        body = frame[pgoutput.BODY :]
+        tag = body[0]
+        if tag == pgoutput.BEGIN:
+            begin = pgoutput.begin(body)
+            if ledger.begin(begin.final_lsn, begin.commit_us):
+                self._prefix = position_prefix(self.machine.durable.epoch, begin.final_lsn)
+        elif tag == pgoutput.COMMIT:
+            commit = pgoutput.commit(body)
+            ledger.commit(commit.end_lsn)
+            # Both by the server's clock: how long after its commit the transaction was sent.
+            self._behind_us = pgoutput.sent_us(frame) - commit.commit_us
+        elif tag == pgoutput.RELATION:
+            self._learn_relation(pgoutput.relation(body))
+        elif tag == KEEPALIVE:
+            ledger.keepalive(Lsn(int.from_bytes(body[1:], "big")))
 
     def _learn_relation(self, relation: pgoutput.Relation) -> None:
         if (relation.namespace, relation.name) == self._table:
-            self._mappings[relation.oid] = pgoutput.row_mapping(relation, self._columns)
+            self._readers[relation.oid] = pgoutput.row_reader(relation, self._columns)
         else:
             # Another schema's table of the same name, or one that an administrator added: not ours to publish.
-            self._mappings.pop(relation.oid, None)
+            self._readers.pop(relation.oid, None)
 
     def _record(self, row: pgoutput.Row, index: int) -> Record:
         try:
@@ -240,7 +261,7 @@ class Pipeline:
 
     def _due_at(self) -> float:
         """When the waiting rows should go out."""
-        if self._backlog and self.ledger.rows < self._limits.rows and self.reading:
+        if self._behind_us > BACKLOG_US and self.ledger.rows < self._limits.rows and self.reading:
             return self._first_waiting_at + FILL_SECONDS
         return self._committed_at + PAUSE_SECONDS
 

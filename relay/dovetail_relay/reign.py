@@ -10,11 +10,11 @@ from functools import partial
 
 from dovetail_relay.config import Settings, conninfo
 from dovetail_relay.encode.framing import Encoder
-from dovetail_relay.errors import KafkaUnavailable, LeadLost, PartitionsChanged, Retry
+from dovetail_relay.errors import KafkaUnavailable, LeadLost, PartitionsChanged, PublicationChanged, Retry
 from dovetail_relay.health import HealthState
 from dovetail_relay.logs import log
-from dovetail_relay.machine import Machine, RelayRow, admit
-from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, lsn_text
+from dovetail_relay.machine import Machine, admit
+from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, RelayRow, lsn_text
 from dovetail_relay.pipeline import FENCE_ATTEMPTS, FENCE_TIMEOUT, Fenced, Limits, Pipeline, fence_and_read
 from dovetail_relay.publish.port import Publisher
 from dovetail_relay.registry.builtin import BuiltinRegistry
@@ -29,6 +29,7 @@ from dovetail_relay.telemetry import LogEvent, Telemetry
 
 # The working loop touches its session this often; a standby evicts a leader that has not for a lease.
 PULSE_SECONDS = 2.0
+PUBLICATION_WATCH_SECONDS = 5.0
 # SIGTERM: how long the batch under way may still take. The slot is free well within 5 s.
 DRAIN_SECONDS = 3.0
 SLOT_BUSY_STEP_SECONDS = 0.1
@@ -63,6 +64,8 @@ class Reign:
         self._pulse_due = 0.0
         self._horizon: tuple[int, Lsn] | None = None
         self._pipeline: Pipeline | None = None
+        self._watch_due = 0.0
+        self._recorded: str | None = None
 
     def run(self) -> None:
         """Lead until told to stop. Shutdown order: batch under way, feedback, stream, producer; the caller ends the
@@ -118,6 +121,7 @@ class Reign:
     def _admit(self, found: Checkpoint | None) -> tuple[RelayRow, Checkpoint, bool]:
         """The checks of step 4. Returns init's row, where to go on from, and whether this is the very first start."""
         row = self._session.relay_row()
+        self._recorded = row.publication_fingerprint
         with connect(self._conninfo()) as replication:
             system_id, now = timeline.identify(replication)
             history = timeline.history(replication, now)
@@ -164,7 +168,7 @@ class Reign:
             schema = registry.known(fingerprint)
             if schema is None:
                 return False
-            encoder.learn(fingerprint, schema.schema_id)
+            encoder.learn(fingerprint, schema.schema_id, schema.definition)
             return True
 
         return Pipeline(
@@ -308,7 +312,7 @@ class Reign:
             return
         self._pulse_due = now + PULSE_SECONDS
         pulse = self._session.pulse()
-        self._given.state.progress()
+        self._given.state.turned()
         self._given.telemetry.slot(
             active=pulse.slot_active,
             retained_wal_bytes=pulse.retained_bytes,
@@ -318,11 +322,20 @@ class Reign:
         if pipeline is None:
             return
         pipeline.observe(pulse.insert_lsn)
+        self._watch_publication(now)
         if self._horizon is not None and self._horizon[1] <= pipeline.machine.durable.end_lsn:
             pipeline.horizon = self._horizon[0]
             self._horizon = None
         if self._horizon is None:
             self._horizon = (pulse.xmin, pulse.insert_lsn)
+
+    def _watch_publication(self, now: float) -> None:
+        """A publication that loses the outbox, or is dropped (PostgreSQL 18), skips rows without any error."""
+        if now < self._watch_due or self._recorded is None:
+            return
+        self._watch_due = now + PUBLICATION_WATCH_SECONDS
+        if self._session.publication_fingerprint(self._settings.outbox.publication) != self._recorded:
+            raise PublicationChanged("the publication was changed while its events were streaming")
 
     def _conninfo(self) -> str:
         return conninfo(self._settings, "relay")

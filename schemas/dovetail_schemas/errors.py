@@ -7,12 +7,11 @@
     │   └── BadFraming                   a Kafka value without the five-byte prefix
     ├── PositionInvalid    (ValueError)
     ├── TimeInvalid        (ValueError)
+    ├── EnvelopeInvalid    (ValueError)  the content of a logical message that is no event
     └── MigrationsInvalid                a broken set of SQL files: our fault, never the user's
 
 Messages are one line: what was wrong, what is allowed, what to do next. They never carry a payload.
 """
-
-# ruff: noqa: N818 - named after what happened, as the design names them
 
 
 class DovetailError(Exception):
@@ -45,6 +44,10 @@ class PositionInvalid(DovetailError, ValueError):
 
 class TimeInvalid(DovetailError, ValueError):
     """The text is not an RFC 3339 time in UTC with microseconds."""
+
+
+class EnvelopeInvalid(DovetailError, ValueError):
+    """The content of a logical message is not an event's envelope."""
 
 
 class MigrationsInvalid(DovetailError):

@@ -33,8 +33,6 @@
 Messages are one line: what was wrong, what is allowed, what to type next. They never carry a payload.
 """
 
-# ruff: noqa: N818 - named after what happened, as the design names them
-
 from dovetail_schemas.errors import (
     BadFraming,
     DecodeError,

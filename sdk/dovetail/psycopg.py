@@ -218,11 +218,18 @@ def _wrong(source: object, wanted: str, other: str) -> str:
 
 
 def _in_transaction(connection: _C, error: type[errors.DovetailError], verb: str) -> _C:
-    # With autocommit off psycopg begins the transaction itself at the first statement. A failed transaction and a
-    # closed connection are left to the server and to psycopg, whose own words are then chained.
-    if connection.pgconn.transaction_status == TransactionStatus.IDLE and connection.autocommit:
+    # A failed transaction and a closed connection are left to the server and to psycopg, whose words are then chained.
+    if connection.autocommit and _is_alone(connection):
         raise error(f"{verb} needs the transaction of your business rows: with conn.transaction(): …{verb}(conn, …)")
     return connection
+
+
+def _is_alone(connection: _Sync | _Async) -> bool:
+    status = connection.pgconn.transaction_status
+    if status == TransactionStatus.ACTIVE:
+        # In a pipeline the server has not answered yet; conn.transaction() keeps its own count meanwhile.
+        return not getattr(connection, "_num_transactions", 1)
+    return status == TransactionStatus.IDLE
 
 
 def _still_good(connection: _Sync | _Async) -> None:

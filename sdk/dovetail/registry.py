@@ -66,7 +66,7 @@ class HttpSchemas(CachedSchemas):
         self._url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
         self._headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json", **(headers or {})}
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._opener = _opener()
 
     def fetch(self, schema_id: int) -> str:
         """GET /schemas/ids/{id}."""
@@ -110,11 +110,21 @@ class DatabaseSchemas(CachedSchemas):
         return str(row[0])
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A registry that sends us elsewhere is misconfigured, or is not the one we were told of."""
+def _opener() -> urllib.request.OpenerDirector:
+    """Everything that urllib brings by itself, without following redirects and without other protocols.
 
-    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:  # noqa: ARG002, PLR0917
-        return None
+    A registry that sends us elsewhere is misconfigured, or is not the one we were told of.
+    """
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
 
 
 def _schema_text(schema_id: int, data: bytes) -> str:

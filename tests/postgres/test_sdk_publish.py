@@ -3,13 +3,13 @@
 import time
 from uuid import UUID
 
-import dovetail
 import psycopg
 import pytest
-from dovetail import errors
-from dovetail.psycopg import AsyncOutbox, Outbox, aregister
 from psycopg.rows import dict_row
 
+import dovetail
+from dovetail import errors
+from dovetail.psycopg import AsyncOutbox, Outbox, aregister
 from support.shop import PLACED, OrderPlaced, OrderShipped
 
 pytest_plugins = ["support.outbox_database"]
@@ -31,7 +31,8 @@ def test_an_event_is_there_after_commit_with_all_its_columns(conn, owner):
     with conn.transaction():
         event_id = outbox.publish(conn, OrderPlaced(42, "hello"), headers={"tenant": "a"})
     found = owner.execute(
-        "SELECT id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers FROM dovetail.outbox"
+        "SELECT id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers"
+        " FROM dovetail.outbox"
     ).fetchone()
     assert found[:4] == (event_id, "order", "42", "OrderPlaced")
     assert PLACED.codec.decode(found[4]) == {"order_id": 42, "note": "hello"}
@@ -171,8 +172,20 @@ def test_a_pipeline_publishes_with_the_rest_of_the_transaction(conn, owner):
     assert [row[1] for row in rows(owner)] == ["1", "2"]
 
 
+def test_a_pipeline_without_a_transaction_is_refused_also_when_statements_are_on_their_way(conn, owner):
+    with conn.pipeline():
+        for _ in range(2):
+            with pytest.raises(errors.OutboxNotInTransaction):
+                outbox.publish(conn, OrderPlaced(1))
+            conn.execute("INSERT INTO effect (what) VALUES ('a')")
+    assert not rows(owner)
+
+
 def test_a_role_without_the_grant_is_told_what_to_grant(outbox_database, owner):
-    with psycopg.connect(outbox_database.relay_dsn) as conn, pytest.raises(errors.NotInstalled, match="GRANT dovetail_app"):
+    with (
+        psycopg.connect(outbox_database.relay_dsn) as conn,
+        pytest.raises(errors.NotInstalled, match="GRANT dovetail_app"),
+    ):
         outbox.publish(conn, OrderPlaced(1))
 
 

@@ -3,14 +3,14 @@
 import threading
 from dataclasses import dataclass
 
-import dovetail
 import psycopg
 import pytest
+
+import dovetail
 from dovetail import errors
 from dovetail.psycopg import Outbox, aregister
 from dovetail.registry import DatabaseSchemas
 from dovetail_schemas.avro import Codec
-
 from support.shop import PLACED, OrderPlaced, OrderShipped
 
 pytest_plugins = ["support.outbox_database"]
@@ -48,7 +48,10 @@ def test_a_changed_schema_is_the_next_version(conn, owner):
 
 
 def test_an_unregistered_schema_is_refused_with_the_remedy(conn):
-    with conn.transaction(), pytest.raises(errors.SchemaNotRegistered, match=r"dovetail\.register\(conn, OrderPlaced\)"):
+    with (
+        conn.transaction(),
+        pytest.raises(errors.SchemaNotRegistered, match=r"dovetail\.register\(conn, OrderPlaced\)"),
+    ):
         outbox.publish(conn, OrderPlaced(1))
 
 

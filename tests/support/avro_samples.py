@@ -64,7 +64,9 @@ def _named(node, numbers):
         return [_named(branch, numbers) for branch in node]
     if not isinstance(node, dict):
         return node
-    found = {key: _named(value, numbers) if key in {"items", "values", "type"} else value for key, value in node.items()}
+    found = {
+        key: _named(value, numbers) if key in {"items", "values", "type"} else value for key, value in node.items()
+    }
     if "fields" in node:
         found["fields"] = [
             {"name": f"f{index}", "type": _named(inner, numbers)} for index, inner in enumerate(node["fields"])

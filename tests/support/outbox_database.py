@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg import sql
+
 from dovetail_local.endpoints import Endpoints
 from dovetail_schemas.sql import migrations
-from psycopg import sql
 
 
 def install(endpoints: Endpoints) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from dovetail_local.endpoints import KAFKA_VARIABLE, POSTGRES_VARIABLE, Endpoints
-from dovetail_local.stack import Stack, temporary_folder
 from psycopg import sql
 
+from dovetail_local.endpoints import KAFKA_VARIABLE, POSTGRES_VARIABLE, Endpoints
+from dovetail_local.stack import Stack, temporary_folder
 from support.waiting import wait_until
 
 _GONE_SECONDS = 10.0

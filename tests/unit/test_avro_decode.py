@@ -4,10 +4,10 @@ import time
 from decimal import Decimal
 
 import pytest
-from dovetail_schemas.avro import BadFraming, Codec, DecodeError, Limits, frame, unframe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dovetail_schemas.avro import BadFraming, Codec, DecodeError, Limits, frame, unframe
 from support.avro_samples import SAMPLES, SCHEMAS
 
 NODE = {"type": "record", "name": "R", "fields": [{"name": "f", "type": ["null", "R"]}]}
@@ -101,7 +101,9 @@ def test_a_block_with_its_size_in_front_is_read():
 
 
 @pytest.mark.parametrize("items", ["null", {"type": "record", "name": "Empty", "fields": []}])
-@pytest.mark.parametrize("kind", [{"type": "array", "part": "items"}, {"type": "array", "part": "items", "twice": True}])
+@pytest.mark.parametrize(
+    "kind", [{"type": "array", "part": "items"}, {"type": "array", "part": "items", "twice": True}]
+)
 def test_five_bytes_do_not_become_fifty_million_elements(items, kind):
     bomb = varint(50_000_000) + varint(0)
     if "twice" in kind:

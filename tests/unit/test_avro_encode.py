@@ -11,10 +11,10 @@ from uuid import UUID
 
 import fastavro
 import pytest
-from dovetail_schemas.avro import Codec, SchemaMismatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dovetail_schemas.avro import Codec, SchemaMismatch
 from support.avro_samples import SAMPLES, SCHEMAS
 
 DECIMAL = {"type": "bytes", "logicalType": "decimal", "precision": 5, "scale": 2}
@@ -79,7 +79,11 @@ def test_whatever_is_accepted_fastavro_validates_strictly_and_comes_back_equal(s
 def test_the_message_names_the_path_and_the_value():
     line = {"type": "record", "name": "Line", "fields": [{"name": "amount", "type": "int"}]}
     codec = Codec(
-        {"type": "record", "name": "OrderPlaced", "fields": [{"name": "lines", "type": {"type": "array", "items": line}}]}
+        {
+            "type": "record",
+            "name": "OrderPlaced",
+            "fields": [{"name": "lines", "type": {"type": "array", "items": line}}],
+        }
     )
     lines = [{"amount": 1}] * 3 + [{"amount": 1.5}]
     with pytest.raises(SchemaMismatch, match=r"^OrderPlaced\.lines\[3\]\.amount: 1\.5 is not an int$"):
@@ -130,6 +134,11 @@ def test_a_naive_datetime_is_refused_and_an_aware_one_keeps_its_instant():
     moment = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=5)))
     codec = codec_of(MICROS)
     assert codec.decode(codec.encode({"f": moment})) == {"f": moment}
+    for edge in (
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))),
+        datetime(9999, 12, 31, 23, tzinfo=timezone(-timedelta(hours=5))),
+    ):
+        assert "outside the years 1 to 9999" in refused(MICROS, edge)
     assert "would cut off" in refused(MILLIS, datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC))
 
 
@@ -155,7 +164,9 @@ def test_a_decimal_does_not_depend_on_the_callers_decimal_context():
 
 def test_a_decimal_may_rest_on_a_named_fixed_used_twice():
     money = {"type": "fixed", "name": "Money", "size": 4, "logicalType": "decimal", "precision": 9, "scale": 2}
-    codec = Codec({"type": "record", "name": "R", "fields": [{"name": "a", "type": money}, {"name": "b", "type": "Money"}]})
+    codec = Codec(
+        {"type": "record", "name": "R", "fields": [{"name": "a", "type": money}, {"name": "b", "type": "Money"}]}
+    )
     datum = {"a": Decimal("-1.28"), "b": Decimal("9999999.99")}
     assert codec.decode(codec.encode(datum)) == datum
 
@@ -168,9 +179,11 @@ def test_a_lone_surrogate_is_refused_with_its_path():
 @pytest.mark.parametrize(
     ("node", "value"),
     [
-        ("string", b"x"), ("bytes", "x"), ("string", {1}), ("string", object()), ({"type": "array", "items": "int"}, {1}),
+        ("string", b"x"), ("bytes", "x"), ("string", {1}), ("string", object()),
+        ({"type": "array", "items": "int"}, {1}),
         ({"type": "array", "items": "string"}, "ab"), ({"type": "map", "values": "int"}, {1: 1}), ("null", 0),
-        ({"type": "fixed", "name": "F", "size": 2}, b"abc"), ({"type": "int", "logicalType": "date"}, datetime.now(UTC)),
+        ({"type": "fixed", "name": "F", "size": 2}, b"abc"),
+        ({"type": "int", "logicalType": "date"}, datetime.now(UTC)),
         ({"type": "long", "logicalType": "time-micros"}, time(1, tzinfo=UTC)), (MICROS, 5), (MICROS, date(2026, 1, 1)),
         ({"type": "string", "logicalType": "uuid"}, "no"),
     ],

@@ -7,10 +7,10 @@ from hashlib import sha256
 
 import fastavro
 import pytest
-from dovetail_schemas.avro import Codec, SchemaInvalid, SchemaWarning, fingerprint, normalise, schema_id
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dovetail_schemas.avro import Codec, SchemaInvalid, SchemaWarning, fingerprint, normalise, schema_id
 from support.avro_samples import SCHEMAS
 
 
@@ -54,7 +54,9 @@ def test_fastavro_reads_the_normalised_schema_as_the_same_schema(schema):
 
 def test_namespaces_become_part_of_the_names():
     inner = {"type": "enum", "name": "Colour", "symbols": ["RED"]}
-    schema = record(field(inner, "a"), field("Colour", "b"), field("shop.Colour", "c"), namespace="shop", aliases=["Old"])
+    schema = record(
+        field(inner, "a"), field("Colour", "b"), field("shop.Colour", "c"), namespace="shop", aliases=["Old"]
+    )
     assert normalise(schema) == (
         '{"name":"shop.R","type":"record","aliases":["shop.Old"],"fields":['
         '{"name":"a","type":{"name":"shop.Colour","type":"enum","symbols":["RED"]}},'
@@ -123,7 +125,10 @@ REFUSED = {
     "union branch twice": (["int", "int"], "the union has int twice"),
     "empty union": ([], "at least one branch"),
     "unknown name": (record(field("Nowhere")), "'Nowhere' is not a primitive type, nor a type defined"),
-    "name defined twice": (record(field({**record(), "name": "S"}), field({**record(), "name": "S"}, "g")), "S is defined twice"),
+    "name defined twice": (
+        record(field({**record(), "name": "S"}), field({**record(), "name": "S"}, "g")),
+        "S is defined twice",
+    ),
     "recursion": (record(field(["null", "R"])), "R contains itself; pass allow_recursive=True"),
     "no namespace inside one": (
         record(field({**record(), "name": "S", "namespace": ""}), namespace="shop"),

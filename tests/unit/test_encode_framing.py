@@ -43,11 +43,12 @@ def test_an_unknown_schema_is_a_lookup_error_that_becomes_a_stuck_message() -> N
     assert "dovetail schema push" in str(stuck)
 
 
-def test_a_json_row_whose_schema_came_without_its_text_is_unknown() -> None:
+def test_a_json_row_whose_schema_came_without_its_text_is_stuck_until_it_comes() -> None:
     encoder = Encoder()
     encoder.learn(FINGERPRINT, 1)
-    with pytest.raises(UnknownFingerprint):
+    with pytest.raises(StuckMessage) as caught:
         encoder.value(b'"x"', FINGERPRINT, b"json", "id-1")
+    assert caught.value.reason == "schema"
     encoder.learn(FINGERPRINT, 1, '"string"')
     assert encoder.value(b'"x"', FINGERPRINT, b"json", "id-1") == b"\0\0\0\0\x01\x02x"
 

@@ -3,15 +3,14 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from dovetail_schemas.errors import PositionInvalid, TimeInvalid
-from dovetail_schemas.headers import format_time, is_reserved, parse_time
-from dovetail_schemas.position import Position
 from hypothesis import given
 from hypothesis import strategies as st
 
-POSITIONS = st.builds(
-    Position, st.integers(0, 2**31 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1)
-)
+from dovetail_schemas.errors import PositionInvalid, TimeInvalid
+from dovetail_schemas.headers import format_time, is_reserved, parse_time
+from dovetail_schemas.position import Position
+
+POSITIONS = st.builds(Position, st.integers(0, 2**31 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECONDS = st.datetimes().map(lambda m: (m.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1))
 

@@ -6,8 +6,9 @@ from decimal import Decimal
 from typing import Annotated
 from uuid import UUID
 
-import dovetail
 import pytest
+
+import dovetail
 from dovetail import errors
 from dovetail.outbox import MAX_PAYLOAD_BYTES, Publishing, insert_many, insert_one
 
@@ -92,7 +93,7 @@ def test_row_11_a_naive_datetime_is_refused():
     assert "has no time zone" in refused(errors.SchemaMismatch, payload(at=datetime(2026, 1, 1)))  # noqa: DTZ001
 
 
-@pytest.mark.parametrize("amount", [Decimal("1000"), Decimal("1.001"), Decimal("NaN")])
+@pytest.mark.parametrize("amount", [Decimal(1000), Decimal("1.001"), Decimal("NaN")])
 def test_row_12_a_decimal_beyond_precision_or_scale_is_refused(amount):
     assert "decimal(5, 2)" in refused(errors.SchemaMismatch, payload(amount=amount))
 

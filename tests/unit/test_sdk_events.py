@@ -10,9 +10,10 @@ from decimal import Decimal
 from typing import Annotated, Any, Optional
 from uuid import UUID
 
-import dovetail
 import pydantic
 import pytest
+
+import dovetail
 from dovetail.errors import EventTypeInvalid, NotAnEvent
 from dovetail_schemas.avro import SchemaInvalid
 
@@ -143,7 +144,8 @@ def test_a_pydantic_model_is_an_event_too():
 def test_an_avsc_file_is_an_event_type(tmp_path):
     path = tmp_path / "order.avsc"
     path.write_text(
-        '{"type": "record", "name": "OrderPlaced", "namespace": "shop", "fields": [{"name": "order_id", "type": "long"}]}'
+        '{"type": "record", "name": "OrderPlaced", "namespace": "shop",'
+        ' "fields": [{"name": "order_id", "type": "long"}]}'
     )
     kind = dovetail.EventType.from_avsc(path, aggregate="order", key="order_id")
     assert (kind.name, kind.subject, kind.aggregate) == ("shop.OrderPlaced", "shop.OrderPlaced", "order")

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-import dovetail
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dovetail
 from dovetail import errors
 from dovetail.inbox import Delivery, Receiving
 from dovetail_schemas.avro import Codec, frame
 from dovetail_schemas.headers import format_time
 from dovetail_schemas.position import Position
-from hypothesis import given
-from hypothesis import strategies as st
-
 from support.messages import FakeMessage
 
 DAY = 86_400

@@ -6,6 +6,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
 from dovetail.errors import RegistryUnavailable, SchemaInvalid, SchemaUnknown
 from dovetail.registry import HttpSchemas
 

@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+
 from dovetail_schemas.errors import MigrationsInvalid
 from dovetail_schemas.sql import arrange, migrations, queries, split
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from dovetail_relay.cli import failures
+from dovetail_relay.cli.argv import command_words, hoisted
 from dovetail_relay.cli.commands import TOP, TopCommands
 from dovetail_relay.cli.invocation import Invocation
 from dovetail_relay.cli.version import program_version
@@ -22,7 +23,6 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 _OUTPUTS = ("table", "json", "jsonl")
-_VALUED = ("--config", "--output")
 
 app = typer.Typer(
     cls=TopCommands,
@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
         return failures.USAGE
     debug = "--debug" in argv
     try:
-        result = app(hoisted(argv), prog_name="dovetail", standalone_mode=False)
+        result = app(hoisted(argv, also_valued=_ours(argv)), prog_name="dovetail", standalone_mode=False)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else failures.FAILED
     except typer.Exit as done:
@@ -85,6 +85,8 @@ def run(argv: Sequence[str]) -> int:
         if debug:
             traceback.print_exception(error)
         return _tell(*failures.told(error))
+    if result == failures.INTERRUPTED:
+        return _tell(["interrupted"], failures.INTERRUPTED)
     return result if isinstance(result, int) else failures.DONE
 
 
@@ -113,35 +115,7 @@ def _help_text() -> str:
         return command.get_help(context)
 
 
-def hoisted(argv: Sequence[str]) -> list[str]:
-    """The global options moved in front of the command, wherever they were typed.
-
-    Commands from other packages parse their own `--config` and `--output`; only `--debug` is taken from them.
-    """
-    valued = _VALUED if _ours(argv) else ()
-    front: list[str] = []
-    rest: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word == "--":
-            rest += [word, *words]
-        elif word == "--debug" or ("=" in word and word.partition("=")[0] in valued):
-            front.append(word)
-        elif word in valued:
-            front += [word, *(value for value in (next(words, None),) if value is not None)]
-        else:
-            rest.append(word)
-    return front + rest
-
-
 def _ours(argv: Sequence[str]) -> bool:
-    skip = False
-    for word in argv:
-        if skip:
-            skip = False
-        elif word in _VALUED:
-            skip = True
-        elif not word.startswith("-"):
-            place = TOP.get(word)
-            return place is None or place.module.startswith("dovetail_relay.")
-    return True
+    """Commands from other packages parse their own `--config` and `--output`; only `--debug` is taken from them."""
+    place = TOP.get(next(iter(command_words(argv)), ""))
+    return place is None or place.module.startswith("dovetail_relay.")

@@ -48,7 +48,7 @@ class Encoder:
     """Fingerprint → five-byte prefix, and the frame made with it. Belongs to the relay's loop (not thread-safe).
 
     `prefixes` may be read directly on the hot path; only `learn` writes it. Rows in JSON need the schema's definition
-    as well: an encoder that was not given it treats the schema as unknown.
+    as well: where it was not given with the id, they are stuck.
     """
 
     __slots__ = ("_definitions", "_from_json", "prefixes")
@@ -108,6 +108,8 @@ class Encoder:
         if found is None:
             definition = self._definitions.get(fingerprint)
             if definition is None:
-                raise UnknownFingerprint(fingerprint, event_id)
+                raise StuckMessage(
+                    f"the relay holds no text of schema {fingerprint.hex()}", event_id=event_id, reason="schema"
+                )
             found = self._from_json[fingerprint] = FromJson(definition)
         return found

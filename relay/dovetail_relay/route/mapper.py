@@ -33,6 +33,7 @@ _INDEX_TEXT: Final = tuple(b"%d" % n for n in range(1000))
 _INDEXES: Final = len(_INDEX_TEXT)
 # Types come from rows, so what is kept of them is bounded.
 _KEPT: Final = 4096
+_record = tuple.__new__
 
 
 class Values(Protocol):
@@ -113,7 +114,8 @@ class Mapper:
         ]
         if jsonb != JSONB_EMPTY:
             headers += self._own(jsonb, row_id)
-        return Record(topic, value, key, headers)
+        # Not `Record(…)`: its constructor costs more than the tuple itself.
+        return _record(Record, (topic, value, key, headers))
 
     def target(self, aggregatetype: str | bytes, event_id: str = "") -> Target:
         """The router's answer, for an aggregate type as a row carries it."""
@@ -139,7 +141,7 @@ class Mapper:
             raise StuckMessage(
                 "created_at lies outside the years 1 to 9999", event_id=uuid_text(row_id).decode(), reason="time"
             ) from None
-        pass
+        self._second = second
 
     def _own(self, jsonb: bytes, row_id: bytes) -> list[tuple[str, bytes]]:
         if jsonb != self._extra_of:

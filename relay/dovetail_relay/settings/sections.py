@@ -41,7 +41,7 @@ def _path(value: object) -> Path:
 
 
 def _delivery(value: object) -> Delivery:
-    return Delivery(values.one_of(*Delivery)(value))
+    return Delivery(values.one_of(*(mode.value for mode in Delivery))(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,14 @@ class BadValue(ValueError):
 def shown(value: object) -> str:
     """The value as it may stand in a message: quoted, one line, at most 80 characters."""
     text = repr(value) if isinstance(value, str) else str(value)
-    text = " ".join(text.split())
+    text = one_line(text)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks and without characters that a terminal would obey; names in it may be anything."""
+    flat = "".join(character if character.isprintable() else " " for character in message)
+    return " ".join(flat.split())
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -251,7 +257,7 @@ def split_broker(item: object) -> tuple[str, int]:
     bare = item.strip()
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,6})", bare)
     if match is None:
-        if bare.count(":") > 1 and "[" not in bare:
+        if bare.count(":") > 1 and re.fullmatch(r"[0-9A-Fa-f:.%]+", bare):
             raise BadValue(f"{shown(bare)}: write an IPv6 address in brackets: [::1]:9092")
         raise BadValue(f"{shown(bare)} is not host:port")
     port = int(match[3])

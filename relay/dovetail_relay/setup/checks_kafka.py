@@ -135,8 +135,9 @@ def _copies(broker: Broker, check: str, found: Any, config: Mapping[str, str]) -
         good=copies >= 2 and needed >= 2,
         found=f"{copies} replicas, min.insync.replicas {needed}",
         wanted="at least 2 of each: the loss of one broker must not lose acknowledged events",
-        remedy="more brokers" if alone else f"raise both: kafka-reassign-partitions, then kafka-configs --alter --topic {name}"
-        " --add-config min.insync.replicas=2",
+        remedy="more brokers"
+        if alone
+        else f"kafka-reassign-partitions, then kafka-configs --alter --topic {name} --add-config min.insync.replicas=2",
         otherwise="warn" if alone else "fail",
     )  # fmt: skip
     if in_sync < needed:

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from dovetail_relay.config import Settings
-from dovetail_relay.decode.pgoutput import FIELDS, REQUIRED, Column, Relation, row_mapping
+from dovetail_relay.decode.pgoutput import FIELDS, REQUIRED, Column, Relation, row_reader
 from dovetail_relay.errors import Misconfigured, OutboxAltered, PublicationChanged
 from dovetail_relay.setup.connect import rows
 from dovetail_relay.setup.steps import Step
@@ -32,7 +32,7 @@ def outbox_columns(connection: psycopg.Connection[Any], settings: Settings) -> t
         raise OutboxAltered(f"table {schema}.{table} does not exist", remedy="dovetail init")
     ours = {settings.outbox.columns.get(field, field) for field in FIELDS}
     read = [Column(row["name"], row["type_oid"]) for row in found if row["name"] in ours]
-    row_mapping(Relation(found[0]["relation"], schema, table, tuple(read)), dict(settings.outbox.columns))
+    row_reader(Relation(found[0]["relation"], schema, table, tuple(read)), dict(settings.outbox.columns))
     return tuple(column.name for column in read)
 
 

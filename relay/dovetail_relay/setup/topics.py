@@ -79,6 +79,7 @@ class Cluster:
     def named(self, error: KafkaException) -> Exception:
         """What an error of Kafka means for the one who has to do something about it."""
         code = _code(error)
+        self.client.poll(0)  # lets librdkafka hand over its complaints
         reasons = "; ".join(dict.fromkeys(self.complaints[-3:]))
         text = said(error) + (f": {reasons}" if reasons else "")
         if code in _FORBIDDEN:

@@ -17,8 +17,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from dovetail_relay.errors import LeadLost, Misconfigured
-from dovetail_relay.machine import RelayRow, ServerFacts
-from dovetail_relay.nouns import Lsn, parse_lsn
+from dovetail_relay.nouns import Lsn, RelayRow, ServerFacts, parse_lsn
 from dovetail_relay.source.publication import publication_fingerprint
 from dovetail_relay.source.replication import server_error
 from dovetail_schemas.sql import queries
@@ -135,13 +134,18 @@ class LockSession:
         rows = self._rows(queries["relay_row"], {"relay": self._relay})
         return dict(rows[0]["partition_counts"]) if rows else {}
 
+    def publication_fingerprint(self, publication: str) -> str | None:
+        """What the publication is now; None where it is gone."""
+        try:
+            return publication_fingerprint(self._connection, publication)
+        except LookupError:
+            return None
+        except psycopg.Error as error:
+            raise server_error(error, "PostgreSQL") from error
+
     def server_facts(self, system_id: str, timeline: int, publication: str) -> ServerFacts:
         """What admission needs to know, `system_id` and `timeline` from the replication connection."""
         row = self._rows(queries["relay_server_facts"], {"slot": self._slot})[0]
-        try:
-            fingerprint: str | None = publication_fingerprint(self._connection, publication)
-        except LookupError:
-            fingerprint = None
         return ServerFacts(
             system_id=system_id,
             timeline=timeline,
@@ -153,7 +157,7 @@ class LockSession:
             slot_lost=row["slot_lost"],
             slot_temporary=row["slot_temporary"],
             confirmed_flush=parse_lsn(row["confirmed_flush"]),
-            publication_fingerprint=fingerprint,
+            publication_fingerprint=self.publication_fingerprint(publication),
         )
 
     def mark_started(self) -> None:

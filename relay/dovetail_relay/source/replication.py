@@ -1,7 +1,8 @@
 """The replication stream: the only module that touches `psycopg.pq`, and the only one that sends a flush position.
 
-psycopg has no replication API; its libpq wrapper has all that one needs. What comes out of `read` are pgoutput messages
-and the positions of keepalives, in the order in which the server sent them: a keepalive never overtakes data.
+psycopg has no replication API; its libpq wrapper has all that one needs. What comes out of `read` are the
+frames of pgoutput messages and, in the same form, the positions of keepalives, in the order in which the server sent
+them: a keepalive never overtakes data.
 
 Feedback is a number, not a callback: `report(lsn)` stores the newest durable position, and the stream decides when to
 send it: when the server asks, when it has moved, and often enough that the server never thinks us dead. The flush
@@ -27,12 +28,12 @@ from dovetail_relay.errors import (
 )
 from dovetail_relay.nouns import Lsn, lsn_text
 
-# 'w', start, end, send time (µs since 2000-01-01): 25 bytes before the pgoutput message.
-_XLOG_HEADER: Final = 25
+# A keepalive as the pipeline sees it: a frame whose body is this tag and the position.
+KEEPALIVE: Final = ord("k")
+_KEEPALIVE_FRAME: Final = b"w" + bytes(24) + b"k"
 _KEEPALIVE = Struct("!xQqB")
 _STATUS = Struct("!cQQQqb")
 _XLOG_DATA: Final = ord("w")
-_KEEPALIVE_TAG: Final = ord("k")
 # µs between 1970-01-01 and 2000-01-01, PostgreSQL's epoch.
 _EPOCH_US: Final = 946_684_800_000_000
 # A position that moved is sent at most this often: the server needs no feedback per batch.
@@ -49,10 +50,6 @@ class SlotBusy(PostgresUnavailable):
     """Another walsender streams from the slot. The advisory lock says who may; the holder is a zombie or a stranger."""
 
     name = "SLOT_BUSY"
-
-
-class Keepalive(int):
-    """The server has sent all of the WAL up to this position."""
 
 
 def server_error(error: psycopg.Error, what: str) -> Exception:
@@ -115,7 +112,7 @@ class ReplicationStream:
         self._reported = start
         self._sent: Lsn = start
         self._received = start
-        self._sent_at = clock()
+        self._sent_at = self._asked_at = clock()
         self._reply_wanted = False
         self._pending_output = False
         self._last_read_at = 0.0
@@ -145,21 +142,19 @@ class ReplicationStream:
         """`lsn` is durable in Kafka: the server may forget what lies before it. Never goes back."""
         self._reported = max(self._reported, lsn)
 
-    def read(self, limit: int) -> list[bytes | Keepalive]:
-        """Up to `limit` messages that are here already; [] where none is. Never waits for the network."""
+    def read(self, limit: int) -> list[bytes]:
+        """Up to `limit` frames that are here already; [] where none is. Never waits for the network."""
         pgconn = self._pgconn
         get = pgconn.get_copy_data
-        out: list[bytes | Keepalive] = []
+        out: list[bytes] = []
         append = out.append
         consumed = False
         try:
             while len(out) < limit:
                 size, data = get(1)
                 if size > 0:
-                    if data[0] == _XLOG_DATA:
-                        append(bytes(data[_XLOG_HEADER:]))
-                    elif data[0] == _KEEPALIVE_TAG:
-                        append(self._keepalive(bytes(data)))
+                    frame = bytes(data)
+                    append(frame if frame[0] == _XLOG_DATA else self._keepalive(frame))
                 elif size == 0:
                     if consumed:
                         break
@@ -186,7 +181,12 @@ class ReplicationStream:
                 self._pending_output = bool(self._pgconn.flush())
             now = self._clock()
             moved = self._reported > self._sent and now - self._sent_at >= _MOVED_INTERVAL
-            if self._reply_wanted or moved or now - self._sent_at >= _ALIVE_INTERVAL:
+            if now - self._asked_at >= _ALIVE_INTERVAL:
+                # Ask for an answer: on an idle database our own feedback keeps the server from ever speaking, and a
+                # dead connection would look like a quiet one.
+                self._asked_at = now
+                self._send(now, ask=True)
+            elif self._reply_wanted or moved:
                 self._send(now)
         except psycopg.Error as error:
             raise StreamEnded(f"replication stream of slot {self._slot!r}: {error}") from error
@@ -205,17 +205,17 @@ class ReplicationStream:
         finally:
             self._connection.close()
 
-    def _keepalive(self, data: bytes) -> Keepalive:
+    def _keepalive(self, data: bytes) -> bytes:
         wal_end, _sent_us, reply = _KEEPALIVE.unpack(data)
         if reply:
             self._reply_wanted = True
         self._received = max(self._received, Lsn(wal_end))
-        return Keepalive(wal_end)
+        return _KEEPALIVE_FRAME + data[1:9]
 
-    def _send(self, now: float) -> None:
+    def _send(self, now: float, *, ask: bool = False) -> None:
         flush = self._reported
         # Written and flushed are the same to us: what is not durable in Kafka was not received.
-        frame = _STATUS.pack(b"r", flush, flush, flush, time.time_ns() // 1000 - _EPOCH_US, 0)
+        frame = _STATUS.pack(b"r", flush, flush, flush, time.time_ns() // 1000 - _EPOCH_US, ask)
         self._pgconn.put_copy_data(frame)
         self._pending_output = bool(self._pgconn.flush())
         self._sent, self._sent_at, self._reply_wanted = flush, now, False

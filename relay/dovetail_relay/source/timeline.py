@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from dovetail_relay.machine import TimelineSwitch
-from dovetail_relay.nouns import parse_lsn
+from dovetail_relay.nouns import TimelineSwitch, parse_lsn
 from dovetail_relay.source.replication import server_error
 
 

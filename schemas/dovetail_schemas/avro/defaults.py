@@ -9,7 +9,7 @@ from typing import Any
 _INTEGERS = {"int": 2**31, "long": 2**63}
 
 
-class BadDefault(Exception):  # noqa: N818 - becomes SchemaInvalid where the path is known
+class BadDefault(Exception):
     """The JSON value does not fit; the text says what it should be."""
 
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from dovetail_schemas.avro.logical import DAY_US, EPOCH, EPOCH_DAY, LOCAL_EPOCH, decimal_shape
+from dovetail_schemas.avro.logical import DAY_US, EPOCH, EPOCH_DAY, LOCAL_EPOCH, RANGES, decimal_shape
 
 Lower = Callable[[Any, int], Any]
 
@@ -21,7 +21,7 @@ _FLOAT_MAX = 3.4028234663852886e38
 _EXACT_FLOAT = {"float": 2**24, "double": 2**53}
 
 
-class Misfit(Exception):  # noqa: N818 - becomes SchemaMismatch where the record's name is known
+class Misfit(Exception):
     """A value that does not fit; `path` is collected from the inside out."""
 
     def __init__(self, problem: str) -> None:
@@ -228,13 +228,19 @@ def _time(unit_us: int) -> Lower:
 
 
 def _timestamp(unit_us: int) -> Lower:
+    low, high = RANGES["timestamp-micros"]
+
     def lower(value: Any, _depth: int) -> int:
         if not isinstance(value, datetime):
             raise Misfit(f"{show(value)} is not a datetime")
         if value.utcoffset() is None:
             raise Misfit("the datetime has no time zone; use datetime.now(UTC) or value.replace(tzinfo=…)")
         span = value - EPOCH
-        return _in_units(span.days * DAY_US + span.seconds * 1_000_000 + span.microseconds, unit_us)
+        micros = span.days * DAY_US + span.seconds * 1_000_000 + span.microseconds
+        # The first and last hours of the calendar in one zone are outside it in another.
+        if not low <= micros <= high:
+            raise Misfit("the datetime is outside the years 1 to 9999 in UTC")
+        return _in_units(micros, unit_us)
 
     return lower
 

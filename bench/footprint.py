@@ -1,0 +1,48 @@
+"""What the relay costs when there is nothing to do, and how soon it publishes after its start."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import psycopg
+from dovetail.psycopg import Outbox
+
+from bench.rig import MEASURED, Rig, high_watermarks
+
+IDLE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """`idle_cpu_percent` is of one core."""
+
+    rss_idle_mb: float
+    idle_cpu_percent: float
+    first_publish_s: float
+
+
+def footprint(rig: Rig, starts: int = 5) -> Footprint:
+    """Median of `starts` from process start to the first event in the topic; then idle."""
+    first = []
+    for _ in range(starts):
+        with psycopg.connect(rig.endpoints.app_dsn) as connection:
+            Outbox().publish(connection, MEASURED({"key": "k", "sent_ns": time.time_ns(), "pad": b""}))
+            connection.commit()
+        before = sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values())
+        relay = rig.relay()
+        while sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values()) == before:
+            if relay.process.poll() is not None:
+                raise SystemExit(relay.log.read_text()[-1000:])
+        first.append(time.monotonic() - relay.started)
+        relay.stop()
+    relay = rig.relay()
+    relay.wait_streaming()
+    time.sleep(3)
+    cpu = relay.cpu_seconds()
+    time.sleep(IDLE_SECONDS)
+    spent = relay.cpu_seconds() - cpu
+    rss = relay.rss_mb()
+    relay.stop()
+    return Footprint(rss, spent / IDLE_SECONDS * 100, statistics.median(first))

@@ -1,0 +1,186 @@
+"""The bench's own small world: real servers, one database, one topic, rows that need no client to write."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dovetail
+import psycopg
+from confluent_kafka import Consumer, TopicPartition
+from dovetail_local.endpoints import Endpoints
+from dovetail_local.stack import Stack
+from dovetail_relay.config import load
+from dovetail_relay.setup.install import Plan, install
+
+AGGREGATE = "order"
+TOPIC = f"outbox.event.{AGGREGATE}"
+PARTITIONS = 3
+PAYLOAD_BYTES = 200
+
+SCHEMA = {
+    "type": "record",
+    "name": "Measured",
+    "fields": [{"name": "key", "type": "string"}, {"name": "sent_ns", "type": "long"}, {"name": "pad", "type": "bytes"}],
+}
+MEASURED = dovetail.EventType.from_avsc(SCHEMA, aggregate=AGGREGATE, key="key", type="Measured")
+
+# Transactions of ten rows, committed by the server itself, so that no client is measured.
+_FILL = """
+DO $$
+BEGIN
+    FOR i IN 1..{transactions} LOOP
+        INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)
+        SELECT gen_random_uuid(), '{aggregate}', 'key-' || (row % 97), 'Measured', '\\x{payload}', '\\x{fingerprint}'
+        FROM generate_series(1, {rows}) AS row;
+        COMMIT;
+    END LOOP;
+END
+$$
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """One database with the relay set up in it."""
+
+    stack: Stack
+    endpoints: Endpoints
+    name: str
+
+    def environ(self, **more: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            **self.endpoints.environment(),
+            "DOVETAIL_RELAY__NAME": self.name,
+            "DOVETAIL_RELAY__HTTP_PORT": "0",
+            "DOVETAIL_LOG__FORMAT": "json",
+            f"DOVETAIL_ROUTES__{self.name.upper()}__AGGREGATETYPE": AGGREGATE,
+            f"DOVETAIL_ROUTES__{self.name.upper()}__TOPIC": self.topic,
+            f"DOVETAIL_ROUTES__{self.name.upper()}__PARTITIONS": str(PARTITIONS),
+            **more,
+        }
+
+    @property
+    def topic(self) -> str:
+        return f"{TOPIC}.{self.name}"
+
+    def fill(self, rows: int, per_transaction: int = 10) -> None:
+        """Write `rows` rows of `PAYLOAD_BYTES` each."""
+        statement = _FILL.format(
+            transactions=max(1, rows // per_transaction),
+            rows=per_transaction,
+            aggregate=AGGREGATE,
+            payload="02" * PAYLOAD_BYTES,
+            fingerprint=MEASURED.fingerprint.hex(),
+        )
+        with psycopg.connect(self.endpoints.owner_dsn, autocommit=True) as connection:
+            connection.execute("SET synchronous_commit = off")
+            connection.execute(statement)
+
+    def slot(self, name: str) -> None:
+        """A slot of the yardstick's own, from here on."""
+        with psycopg.connect(self.endpoints.superuser_dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+
+    def drop_slot(self, name: str) -> None:
+        with psycopg.connect(self.endpoints.superuser_dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
+
+    def wal_end(self) -> str:
+        with psycopg.connect(self.endpoints.owner_dsn, autocommit=True) as connection:
+            row = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def relay(self, **environ: str) -> RelayUnderTest:
+        return RelayUnderTest(self, **environ)
+
+
+class RelayUnderTest:
+    """The relay as users run it, with what /proc says of it."""
+
+    def __init__(self, rig: Rig, **environ: str) -> None:
+        self._rig = rig
+        self.log = Path(tempfile.mkstemp(suffix=".log")[1])
+        self.started = time.monotonic()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dovetail_relay", "relay", "run"],
+                env=rig.environ(**environ),
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+
+    def wait_streaming(self) -> None:
+        while b"stream_started" not in self.log.read_bytes():
+            if self.process.poll() is not None:
+                raise SystemExit(f"the relay ended: {self.log.read_text()[-500:]}")
+            time.sleep(0.005)
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_mb(self, which: str = "VmRSS") -> float:
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith(which + ":"):
+                return int(line.split()[1]) / 1024
+        raise SystemExit(f"no {which}")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(15)
+        self.log.unlink()
+
+
+def high_watermarks(bootstrap: str, topic: str) -> dict[int, int]:
+    """End offsets per partition, control records included."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "log_level": 0})
+    try:
+        return {
+            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10, cached=False)[1]
+            for partition in range(PARTITIONS)
+        }
+    finally:
+        consumer.close()
+
+
+@contextmanager
+def new_rig(stack: Stack) -> Iterator[Rig]:
+    """A database of its own on the running stack, with `dovetail init` done and the schema registered."""
+    name = "b" + secrets.token_hex(4)
+    with psycopg.connect(stack.endpoints().superuser_dsn, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" OWNER owner')
+    rig = Rig(stack, stack.endpoints().on_database(name), name)
+    install(load(None, rig.environ(), {}), Plan(), report=lambda _: None, on_wait=lambda _: None)
+    with psycopg.connect(rig.endpoints.app_dsn) as connection:
+        dovetail.register(connection, MEASURED)
+    try:
+        yield rig
+    finally:
+        with psycopg.connect(stack.endpoints().superuser_dsn, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+                " WHERE database = %s AND active_pid IS NOT NULL",
+                (name,),
+            )
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                try:
+                    connection.execute(
+                        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s", (name,)
+                    )
+                    break
+                except psycopg.errors.ObjectInUse:
+                    time.sleep(0.05)
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

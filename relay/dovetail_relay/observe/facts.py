@@ -1,0 +1,128 @@
+"""What was seen of a relay, each part from one source, as plain values. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dovetail_relay.nouns import Checkpoint, Lsn
+
+# Who said how many events are behind: the relay that leads, the outbox table (an upper bound), the positions alone.
+LagSource = Literal["relay", "outbox", "positions", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The session that holds the lead. What PostgreSQL hides from our role is None."""
+
+    pid: int
+    application_name: str | None
+    address: str | None
+    idle_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The replication slot. `safe_wal_bytes` is None where the server sets no limit."""
+
+    active: bool
+    wal_status: str | None
+    retained_bytes: int | None
+    safe_wal_bytes: int | None
+    confirmed_flush: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows above the checkpoint's horizon: at least all that are unpublished. `capped`: there are more."""
+
+    events: int
+    oldest_seconds: float
+    capped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSide:
+    """What PostgreSQL says."""
+
+    database: str
+    in_recovery: bool
+    wal_lsn: Lsn
+    leader: Leader | None
+    slot: Slot | None
+    # None: init has not made this relay here
+    epoch: int | None
+    started: bool = False
+    # None where no checkpoint tells the horizon, or the table has another shape
+    rows: Rows | None = None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSide:
+    """What Kafka says. `checkpoint` None: the topic is empty, or missing as `problem` says."""
+
+    checkpoint: Checkpoint | None
+    age_seconds: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSide:
+    """What one relay process says over HTTP; it need not be the one that leads."""
+
+    address: str
+    ready: bool
+    role: str | None = None
+    reason: str | None = None
+    next: str | None = None
+    leads: bool = False
+    lag_events: float | None = None
+    lag_seconds: float | None = None
+
+    @property
+    def halted(self) -> bool:
+        """Whether `reason` is a named halt; what merely waits is written in small letters."""
+        return self.reason is not None and self.reason.isupper()
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far behind. None is unknown; `at_most` when published rows may be among those counted.
+
+    The relay counts what it has read; `bound` is how many there are at most, unread ones included, where known.
+    """
+
+    events: int | None
+    seconds: float | None
+    bytes: int | None
+    source: LagSource
+    at_most: bool = False
+    bound: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong, and the next command to type."""
+
+    name: str
+    message: str
+    next: str
+
+    def line(self) -> str:
+        """What a person reads."""
+        return f"{self.name}: {self.message}; next: {self.next}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that one look brought. A side is None when its server did not answer."""
+
+    relay: str
+    slot: str
+    database: DatabaseSide | None
+    kafka: KafkaSide | None
+    process: ProcessSide | None
+    process_address: str | None = None
+    lease_seconds: float = 10.0
+    errors: dict[str, str] = field(default_factory=dict)

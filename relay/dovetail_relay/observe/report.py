@@ -1,0 +1,228 @@
+"""One look at a relay, as lines for a person and as one JSON object for a script. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from dovetail_relay.nouns import Checkpoint, Lsn, lsn_text
+from dovetail_relay.observe.database import COUNTED_MOST
+from dovetail_relay.observe.facts import DatabaseSide, Finding, KafkaSide, Lag, Leader, Seen, Slot
+from dovetail_relay.observe.printable import printable
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+_SOURCES: Final = {
+    "relay": "the relay's own count of what it has read",
+    "outbox": "rows above the checkpoint's horizon; some of them may be published",
+    "positions": "the checkpoint is at the end of the WAL",
+    "unknown": "neither the relay nor the checkpoint tells",
+}
+
+
+def as_json(seen: Seen, lag: Lag, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Every fact under a stable name; what is not known is null."""
+    database, kafka, process = seen.database, seen.kafka, seen.process
+    return {
+        "relay": seen.relay,
+        "ok": not findings and not seen.errors,
+        "leader": None if database is None or database.leader is None else asdict(database.leader),
+        "slot": {"name": seen.slot, **_slot_json(None if database is None else database.slot)},
+        "postgres": None if database is None else _database_json(database),
+        "checkpoint": None if kafka is None or kafka.checkpoint is None else _checkpoint_json(kafka, kafka.checkpoint),
+        "lag": asdict(lag),
+        "process": None if process is None else {**asdict(process), "halted": process.halted},
+        "problems": [asdict(finding) for finding in findings],
+        "unreachable": dict(seen.errors),
+    }
+
+
+def as_lines(seen: Seen, lag: Lag) -> list[str]:
+    """The same for a person, one fact per line."""
+    return in_columns(
+        [
+            ("relay", _relay(seen)),
+            ("leader", _leader(seen)),
+            ("slot", _slot(seen)),
+            ("checkpoint", _checkpoint(seen)),
+            ("lag", _lag(lag)),
+            ("postgres", _postgres(seen)),
+            ("process", _process(seen)),
+        ]
+    )
+
+
+def trace_lines(report: dict[str, Any]) -> list[str]:
+    """Where an event is, for a person."""
+    written, published, consumed = report["written"], report["published"], report["consumed"]
+    rows = [("event", f"{report['id']}: {report['state']}")]
+    if written is None and consumed is None:
+        rows.append(("written", "unknown: PostgreSQL could not be asked"))
+    elif written is None:
+        rows.append(("written", "no row in the outbox (never written, rolled back, or older than it keeps)"))
+    else:
+        what = f"{written['type']}, key {written['key']}, {written['aggregatetype']}"
+        where = f"bucket {_known(written['bucket'])}, transaction {_known(written['xid'])}"
+        rows.append(("written", f"{written['created_at']} as {what}, {where}"))
+    searched = report["searched"]
+    if published is not None:
+        again = ", a replay" if published["replay"] else ""
+        place = f"{published['topic']}[{published['partition']}]@{published['offset']}"
+        when = f"at {_known(published['time'])}, position {_known(published['position'])}"
+        rows.append(("published", f"{place} {when}{again}"))
+    elif searched is None:
+        rows.append(("published", "unknown: Kafka could not be asked"))
+    else:
+        where = ", ".join(searched["topics"]) or "no topic"
+        rows.append(("published", f"not yet, or not found: {where}, {searched['records']} records read"))
+    if consumed is None:
+        rows.append(("consumed", "unknown: PostgreSQL could not be asked"))
+    elif not consumed:
+        rows.append(("consumed", "no inbox of this database has it"))
+    rows += [("consumed", f"{taken['consumer']} at {taken['received_at']}") for taken in consumed or ()]
+    return in_columns(rows)
+
+
+def in_columns(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """`name  value`, safe for a terminal."""
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    return [f"{name.ljust(width)}  {printable(value)}" for name, value in rows]
+
+
+def size_text(count: int) -> str:
+    """`16.0 MB`; powers of 1024, as PostgreSQL shows them."""
+    size = float(count)
+    for unit in _UNITS:
+        if abs(size) < 1024 or unit == _UNITS[-1]:
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def span_text(seconds: float) -> str:
+    """`0.3 s`, `42 s`, `7 min`, `5 h`, `3 d`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def _relay(seen: Seen) -> str:
+    if seen.database is None:
+        return seen.relay
+    if seen.database.epoch is None:
+        return f"{seen.relay}: not in database {seen.database.database}"
+    started = "started" if seen.database.started else "never started"
+    return f"{seen.relay} on database {seen.database.database}, epoch {seen.database.epoch}, {started}"
+
+
+def _leader(seen: Seen) -> str:
+    if seen.database is None:
+        process = seen.process
+        return f"unknown; {process.address} says that it leads" if process is not None and process.leads else "unknown"
+    return _leader_text(seen.database.leader) if seen.database.leader else "nobody leads; next: dovetail relay run"
+
+
+def _leader_text(leader: Leader) -> str:
+    name = leader.application_name or "a session of another role"
+    if leader.idle_seconds is None:
+        return f"{name}, pid {leader.pid}; its address and activity show after GRANT pg_read_all_stats to this login"
+    idle = f"last heard of {span_text(max(0.0, leader.idle_seconds))} ago"
+    return f"{name} from {leader.address or 'a local socket'}, pid {leader.pid}, {idle}"
+
+
+def _slot(seen: Seen) -> str:
+    if seen.database is None:
+        return f"{seen.slot}: unknown"
+    slot = seen.database.slot
+    if slot is None:
+        return f"{seen.slot}: does not exist"
+    retained = "retains nothing" if slot.retained_bytes is None else f"retains {size_text(slot.retained_bytes)}"
+    safe = "no limit" if slot.safe_wal_bytes is None else f"{size_text(slot.safe_wal_bytes)} until it is lost"
+    return (
+        f"{seen.slot}: {'active' if slot.active else 'not active'}, {_known(slot.wal_status)}, {retained}, {safe}, "
+        f"confirmed {lsn_text(slot.confirmed_flush)}"
+    )
+
+
+def _checkpoint(seen: Seen) -> str:
+    if seen.kafka is None:
+        return "unknown"
+    found = seen.kafka.checkpoint
+    if found is None:
+        return seen.kafka.problem or "none yet"
+    part = "" if found.part is None else f" and {found.part.next_index} rows of {lsn_text(found.part.commit_lsn)}"
+    filling = "" if found.backfill is None else f", older rows from seq {found.backfill}"
+    age = "" if seen.kafka.age_seconds is None else f", {span_text(seen.kafka.age_seconds)} old"
+    return f"seq {found.seq} at {lsn_text(found.end_lsn)}{part}{filling}{age}, written by {found.writer or 'init'}"
+
+
+def _lag(lag: Lag) -> str:
+    if lag.events is None:
+        return f"unknown{_bytes(lag)} ({_SOURCES[lag.source]})"
+    limit = "at most " if lag.at_most else ""
+    more = " or more" if lag.source == "outbox" and lag.events >= COUNTED_MOST else ""
+    seconds = "" if lag.seconds is None else f", {limit}{span_text(lag.seconds)}"
+    bound = "" if lag.bound is None else f"; at most {lag.bound} by the outbox"
+    noun = "event" if lag.events == 1 and not more else "events"
+    return f"{limit}{lag.events}{more} {noun}{seconds}{_bytes(lag)} ({_SOURCES[lag.source]}{bound})"
+
+
+def _bytes(lag: Lag) -> str:
+    return "" if lag.bytes is None else f", {size_text(lag.bytes)} of WAL"
+
+
+def _postgres(seen: Seen) -> str:
+    if seen.database is None:
+        return seen.errors.get("postgres", "not asked")
+    what = "a standby, " if seen.database.in_recovery else ""
+    more = "".join(f"; {problem}" for problem in seen.database.problems)
+    return f"{what}WAL at {lsn_text(seen.database.wal_lsn)}{more}"
+
+
+def _process(seen: Seen) -> str:
+    process = seen.process
+    if process is None:
+        where = seen.process_address
+        return f"no process of this relay answers at {where}" if where else "its port is not known"
+    if process.ready:
+        return f"{process.address} is ready as {process.role or 'relay'}"
+    return f"{process.address} is not ready: {process.reason or 'it does not say why'}"
+
+
+def _slot_json(slot: Slot | None) -> dict[str, Any]:
+    if slot is None:
+        return {}
+    return {**asdict(slot), "confirmed_flush": lsn_text(slot.confirmed_flush)}
+
+
+def _database_json(side: DatabaseSide) -> dict[str, Any]:
+    return {
+        "database": side.database,
+        "in_recovery": side.in_recovery,
+        "wal_lsn": lsn_text(Lsn(side.wal_lsn)),
+        "epoch": side.epoch,
+        "started": side.started,
+        "notes": list(side.problems),
+    }
+
+
+def _checkpoint_json(side: KafkaSide, found: Checkpoint) -> dict[str, Any]:
+    part = found.part
+    return {
+        "seq": found.seq,
+        "epoch": found.epoch,
+        "writer": found.writer,
+        "end_lsn": lsn_text(found.end_lsn),
+        "part": None if part is None else {"commit_lsn": lsn_text(part.commit_lsn), "next_index": part.next_index},
+        "backfill": found.backfill,
+        "horizon": found.horizon,
+        "age_seconds": side.age_seconds,
+    }
+
+
+def _known(value: object) -> str:
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,131 @@
+"""From facts to a verdict: how far behind the relay is, and what is wrong. Pure."""
+
+from __future__ import annotations
+
+from dovetail_relay.errors import CheckpointLost, Diverged, Gap, SlotLost
+from dovetail_relay.nouns import lsn_text
+from dovetail_relay.observe.facts import DatabaseSide, Finding, Lag, Seen, Slot
+
+
+def lag_of(seen: Seen) -> Lag:
+    """The best number there is for each unit.
+
+    Nothing is behind where the checkpoint stands at the end of the WAL. Else the leading relay's own count, else the
+    rows above the checkpoint's horizon, which may hold some that are published by now.
+    """
+    database, process = seen.database, seen.process
+    behind = _bytes_behind(seen)
+    if behind == 0:
+        return Lag(0, 0.0, 0, "positions")
+    if process is not None and process.leads and process.ready and process.lag_events is not None:
+        bound = None if database is None or database.rows is None else database.rows.events
+        return Lag(int(process.lag_events), process.lag_seconds, behind, "relay", bound=bound)
+    if database is not None and database.rows is not None:
+        rows = database.rows
+        if rows.events == 0:
+            return Lag(0, 0.0, behind, "outbox")
+        return Lag(rows.events, rows.oldest_seconds, behind, "outbox", at_most=True)
+    return Lag(None, None, behind, "unknown")
+
+
+def findings_of(seen: Seen, lag: Lag, max_lag_seconds: float) -> list[Finding]:
+    """What is wrong, the cause before its consequences. Servers that did not answer are not among them."""
+    found = [
+        *_halt(seen),
+        *(_database(seen.database, seen) if seen.database is not None else ()),
+        *_checkpoint(seen),
+    ]
+    if lag.seconds is not None and lag.seconds > max_lag_seconds:
+        words = "may be" if lag.at_most else "is"
+        found.append(
+            Finding(
+                "LAGGING",
+                f"the relay {words} {lag.seconds:.0f} s behind, {max_lag_seconds:g} s are allowed",
+                "dovetail doctor",
+            )
+        )
+    return found
+
+
+def _bytes_behind(seen: Seen) -> int | None:
+    database, kafka = seen.database, seen.kafka
+    if database is None:
+        return None
+    if kafka is not None and kafka.checkpoint is not None:
+        return max(0, database.wal_lsn - kafka.checkpoint.end_lsn)
+    if database.slot is None:
+        return None
+    # What was confirmed was in a checkpoint before, so this is at least the true distance. Never 0 by itself: without
+    # the checkpoint nobody can say that all is published.
+    return max(1, database.wal_lsn - database.slot.confirmed_flush)
+
+
+def _halt(seen: Seen) -> list[Finding]:
+    process = seen.process
+    if process is None or process.ready or process.reason is None:
+        return []
+    remedy = process.next or "dovetail doctor"
+    if process.halted:
+        return [Finding(process.reason, "the relay has halted", remedy)]
+    return [Finding("NOT_READY", f"the relay at {process.address}: {process.reason}", remedy)]
+
+
+def _database(database: DatabaseSide, seen: Seen) -> list[Finding]:
+    found: list[Finding] = []
+    if database.epoch is None:
+        found.append(Finding("MISCONFIGURED", f"the database has no relay {seen.relay!r}", "dovetail init"))
+    if database.in_recovery:
+        found.append(
+            Finding("MISCONFIGURED", "this PostgreSQL is a standby; the relay needs the primary", "dovetail doctor")
+        )
+    found += _slot(database.slot, seen.slot)
+    halted = seen.process is not None and seen.process.halted
+    if database.leader is None and not halted:
+        # A halted relay lets go of the lead; its halt is the cause and was said.
+        found.append(Finding("NOBODY_LEADS", "no relay process holds the lead", "dovetail relay run"))
+    idle = None if database.leader is None else database.leader.idle_seconds
+    if idle is not None and idle > seen.lease_seconds:
+        # A standby would have ended it by now, so there is none.
+        words = (
+            f"the leader has been silent for {idle:.0f} s, the lease is {seen.lease_seconds:g} s, and nobody takes over"
+        )
+        found.append(
+            Finding("LEADER_SILENT", words, "start a second relay (dovetail relay run), which ends the silent one")
+        )
+    return found
+
+
+def _slot(slot: Slot | None, name: str) -> list[Finding]:
+    if slot is None:
+        remedy = "dovetail init, or dovetail recover if it was lost"
+        return [Finding(SlotLost.name, f"there is no slot {name!r}", remedy)]
+    if slot.wal_status == "lost":
+        return [Finding(SlotLost.name, f"PostgreSQL gave up the slot {name!r}", SlotLost.default_remedy)]
+    if slot.wal_status == "unreserved":
+        words = f"the next checkpoint of PostgreSQL may lose the slot {name!r}"
+        return [Finding("SLOT_AT_RISK", words, "dovetail doctor")]
+    return []
+
+
+def _checkpoint(seen: Seen) -> list[Finding]:
+    kafka, database = seen.kafka, seen.database
+    if kafka is None:
+        return []
+    if kafka.problem is not None:
+        return [Finding(CheckpointLost.name, kafka.problem, CheckpointLost.default_remedy)]
+    checkpoint = kafka.checkpoint
+    if database is None:
+        return []
+    if checkpoint is None:
+        if database.started:
+            return [Finding(CheckpointLost.name, "the checkpoint topic is empty", CheckpointLost.default_remedy)]
+        return []
+    found: list[Finding] = []
+    # Kafka was read first, so a working leader may have confirmed more since: that is no gap.
+    if database.slot is not None and database.leader is None and database.slot.confirmed_flush > checkpoint.end_lsn:
+        distance = f"{lsn_text(database.slot.confirmed_flush)}, the checkpoint is at {lsn_text(checkpoint.end_lsn)}"
+        found.append(Finding(Gap.name, f"the slot is confirmed up to {distance}", Gap.default_remedy))
+    if checkpoint.database != database.database:
+        words = f"the checkpoint is of database {checkpoint.database!r}, this is {database.database!r}"
+        found.append(Finding(Diverged.name, words, "dovetail config show"))
+    return found

@@ -1,0 +1,108 @@
+-- Dovetail 0002: publishing from any language, and whether a relay reads logical messages.
+
+-- The writers of logical messages ask here first: a message that no relay reads is lost without a word.
+ALTER TABLE dovetail.relay ADD COLUMN messages boolean NOT NULL DEFAULT false;
+GRANT SELECT (messages) ON dovetail.relay TO dovetail_app;
+
+-- The newest schema of a type, or an error that says how to get one.
+CREATE FUNCTION dovetail.newest_schema(type text) RETURNS bytea
+LANGUAGE plpgsql STABLE SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found bytea;
+BEGIN
+    SELECT version.fingerprint INTO found
+    FROM dovetail.event_schema_version AS version
+    WHERE version.subject = newest_schema.type
+    ORDER BY version.version DESC
+    LIMIT 1;
+    IF found IS NULL THEN
+        RAISE EXCEPTION 'dovetail.publish: type "%" has no schema in this database', left(newest_schema.type, 80)
+            USING ERRCODE = 'undefined_object',
+                HINT = 'Register one first: dovetail.register(conn, …) at start-up, or `dovetail schema push`.';
+    END IF;
+    RETURN found;
+END
+$$;
+
+-- What the SDK refuses before it inserts: headers that are no strings, or whose names the relay sets itself.
+CREATE FUNCTION dovetail.check_headers(headers jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    header record;
+BEGIN
+    IF headers = '{}' THEN
+        RETURN;
+    END IF;
+    IF jsonb_typeof(headers) <> 'object' THEN
+        RAISE EXCEPTION 'dovetail.publish: headers are a JSON %, not an object', jsonb_typeof(headers)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Headers look like {"tenant": "a"}.';
+    END IF;
+    FOR header IN SELECT pair.key AS name, pair.value AS value FROM jsonb_each(headers) AS pair LOOP
+        IF jsonb_typeof(header.value) <> 'string' THEN
+            RAISE EXCEPTION 'dovetail.publish: header "%" is a JSON %, not a string',
+                left(header.name, 80), jsonb_typeof(header.value)
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Headers are strings: {"attempt": "1"}.';
+        END IF;
+        IF header.name !~ '^[!-~]{1,200}$' OR lower(header.name) ~ '^(id|type|time|position|replay|ce_.*|dovetail_.*)$'
+        THEN
+            RAISE EXCEPTION 'dovetail.publish: header name "%" is not allowed', left(header.name, 80)
+                USING ERRCODE = 'invalid_parameter_value',
+                    HINT = 'Names are 1 to 200 printable ASCII characters; id, type, time, position, replay, ce_* and '
+                        'dovetail_* are set by Dovetail.';
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- One event from any language that can run SQL, in the transaction of the caller: it neither begins nor commits one.
+-- In autocommit the statement is its own transaction, and the event is not tied to any business row.
+-- The row is pinned to the type's newest schema here; the relay turns the JSON into Avro by it, and holds what does not
+-- fit. Runs with the rights of the caller.
+CREATE FUNCTION dovetail.publish(
+    aggregatetype text,
+    aggregateid   text,
+    type          text,
+    payload       jsonb,
+    headers       jsonb DEFAULT '{}',
+    id            uuid DEFAULT gen_random_uuid()
+) RETURNS uuid
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    missing text := array_to_string(ARRAY[
+        CASE WHEN aggregatetype IS NULL THEN 'aggregatetype' END,
+        CASE WHEN aggregateid IS NULL THEN 'aggregateid' END,
+        CASE WHEN type IS NULL THEN 'type' END,
+        CASE WHEN payload IS NULL THEN 'payload' END,
+        CASE WHEN headers IS NULL THEN 'headers' END,
+        CASE WHEN id IS NULL THEN 'id' END
+    ], ', ');
+BEGIN
+    IF missing <> '' THEN
+        RAISE EXCEPTION 'dovetail.publish: % must not be NULL', missing
+            USING ERRCODE = 'null_value_not_allowed',
+                HINT = 'Leave headers and id out for their defaults; the key of the event is aggregateid.';
+    END IF;
+    IF id = '00000000-0000-0000-0000-000000000000' THEN
+        RAISE EXCEPTION 'dovetail.publish: the nil UUID cannot be an event id'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave id out, and one is made.';
+    END IF;
+    PERFORM dovetail.check_headers(headers);
+    INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers)
+    VALUES (
+        publish.id, publish.aggregatetype, publish.aggregateid, publish.type, convert_to(publish.payload::text, 'UTF8'),
+        dovetail.newest_schema(publish.type), 'json', publish.headers
+    );
+    RETURN id;
+END
+$$;
+
+REVOKE ALL ON FUNCTION dovetail.newest_schema(text), dovetail.check_headers(jsonb),
+    dovetail.publish(text, text, text, jsonb, jsonb, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION dovetail.newest_schema(text), dovetail.check_headers(jsonb),
+    dovetail.publish(text, text, text, jsonb, jsonb, uuid) TO dovetail_app;

@@ -1,0 +1,75 @@
+-- name: observe_guard
+-- Whoever looks must not disturb: nothing is written, and no statement or wait for a lock lasts.
+SELECT set_config('default_transaction_read_only', 'on', false),
+    set_config('statement_timeout', %(statement_ms)s::text, false),
+    set_config('lock_timeout', '1000', false)
+
+-- name: observe_server
+-- Where the server's WAL is, on a standby too.
+SELECT current_database() AS database,
+    (floor(date_part('epoch', now()))::bigint / 86400)::int AS today,
+    pg_is_in_recovery() AS in_recovery,
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text AS wal_lsn
+
+-- name: observe_slot
+-- The slot as a person asks about it: is it alive, how much WAL does it keep, how much may come before it is lost.
+SELECT slot.slot_name,
+    slot.active,
+    slot.active_pid,
+    slot.wal_status,
+    slot.safe_wal_size,
+    slot.confirmed_flush_lsn::text AS confirmed_flush,
+    pg_wal_lsn_diff(
+        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, slot.restart_lsn
+    )::bigint AS retained_bytes
+FROM pg_replication_slots AS slot
+WHERE slot.slot_name = %(slot)s
+
+-- name: observe_lag
+-- Rows of one leaf whose transaction is not known to be settled: never fewer than are unpublished, but some may be
+-- published by now. Stops counting at a limit. And whether the leaf has any row at all.
+SELECT count(*) AS events,
+    extract(epoch FROM clock_timestamp() - min(found.created_at))::float8 AS oldest_seconds,
+    EXISTS (SELECT FROM {outbox} WHERE bucket = %(bucket)s::smallint) AS used
+FROM (
+    SELECT created_at
+    FROM {outbox}
+    WHERE bucket = %(bucket)s::smallint AND xid >= %(horizon)s::text::xid8
+    LIMIT %(most)s
+) AS found
+
+-- name: observe_event
+-- One row of the outbox by its id, without its payload.
+SELECT {id} AS id, {aggregatetype} AS aggregatetype, {aggregateid} AS aggregateid, {type} AS type,
+    {created_at} AS created_at, octet_length({payload}) AS payload_bytes,
+    to_jsonb(event) ->> 'bucket' AS bucket, to_jsonb(event) ->> 'xid' AS xid
+FROM {outbox} AS event
+WHERE {id} = %(id)s::uuid
+
+-- name: observe_event_ours
+-- The same from a table of our own shape, where the row has a bucket and a transaction id and need not become JSON.
+SELECT id, aggregatetype, aggregateid, type, created_at, octet_length(payload) AS payload_bytes, bucket,
+    xid::text AS xid
+FROM {outbox}
+WHERE id = %(id)s::uuid
+
+-- name: observe_consumed
+-- Which consumers have the event in their inbox here. Walks the primary key from consumer to consumer, because nothing
+-- is indexed by the event alone.
+WITH RECURSIVE known AS (
+    (SELECT consumer FROM dovetail.inbox ORDER BY consumer LIMIT 1)
+    UNION ALL
+    SELECT (SELECT inbox.consumer FROM dovetail.inbox WHERE inbox.consumer > known.consumer ORDER BY 1 LIMIT 1)
+    FROM known
+    WHERE known.consumer IS NOT NULL
+)
+SELECT known.consumer, taken.received_at
+FROM known
+JOIN dovetail.inbox AS taken ON taken.consumer = known.consumer AND taken.event_id = %(id)s::uuid
+ORDER BY taken.received_at, known.consumer
+
+-- name: observe_schema
+-- The text of a schema by the id that Kafka values carry.
+SELECT definition
+FROM dovetail.event_schema
+WHERE schema_id = %(id)s

@@ -1,0 +1,397 @@
+"""Each named halt: its cause, how it shows, that nothing is lost by it, and that a cure is noticed without a restart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dovetail
+import psycopg
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
+from dovetail.psycopg import Outbox
+from dovetail_local.stack import Stack
+from support.relay import RelayProcess
+from support.waiting import wait_until
+from support.world import PARTITIONS, World, new_world
+from support.writers import NUMBERED_SCHEMA, numbered
+
+SHOWN_SECONDS = 20.0
+
+
+@pytest.fixture
+def world(stack: Stack) -> Iterator[World]:
+    with new_world(stack) as made:
+        yield made
+
+
+def write(world: World, *numbers: int, key: str = "k") -> None:
+    """One transaction per number."""
+    event, outbox = numbered(world.aggregate), Outbox()
+    with psycopg.connect(world.endpoints.app_dsn) as connection:
+        for number in numbers:
+            outbox.publish(connection, event({"key": key, "number": number}))
+            connection.commit()
+
+
+def execute(world: World, statement: str, *values: object, superuser: bool = False) -> None:
+    dsn = world.endpoints.superuser_dsn if superuser else world.endpoints.owner_dsn
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement, values or None)  # type: ignore[arg-type]
+
+
+def published(world: World, count: int) -> Callable[[], bool]:
+    return lambda: len(world.read_topic()) >= count
+
+
+def has_run(world: World) -> None:
+    """The relay has published three events, and was stopped in order."""
+    relay = world.relay().wait_streaming()
+    write(world, 1, 2, 3)
+    wait_until(published(world, 3), 20, "three events are out")
+    assert relay.terminate() == 0, relay.log()[-2000:]
+
+
+def shows(relay: RelayProcess, halt: str, next_command: str) -> None:
+    """The halt's name everywhere where an operator looks, and the process up."""
+
+    def is_named() -> bool:
+        assert relay.process.poll() is None, relay.log()[-3000:]
+        status, body = relay.get("/readyz")
+        return status == 503 and json.loads(body)["reason"] == halt
+
+    wait_until(is_named, SHOWN_SECONDS, f"/readyz says {halt}; the log:\n{relay.log()[-1500:]}")
+    status, body = relay.get("/readyz")
+    assert (status, json.loads(body)) == (503, {"ready": False, "reason": halt, "next": next_command})
+    assert relay.get("/livez")[0] == 200
+    wait_until(
+        lambda: f'dovetail_relay_halted{{reason="{halt}"}} 1.0' in relay.get("/metrics")[1], 10, "the metric is 1"
+    )
+    line = next(line for line in relay.events() if line.get("event") == "relay_halted" and line.get("halt") == halt)
+    assert line["next"] == next_command
+    assert next_command in str(line["message"])
+    assert "Traceback" not in relay.log()
+
+
+def goes_on(world: World, relay: RelayProcess, count: int) -> None:
+    """By itself, with everything exactly once."""
+    wait_until(published(world, count), 30, f"{count} events are out; the log:\n{relay.log()[-1500:]}")
+    wait_until(lambda: relay.get("/readyz")[0] == 200, 10, "the relay is ready again")
+    assert "dovetail_relay_halted{" not in [
+        line for line in relay.get("/metrics")[1].splitlines() if line.endswith(" 1.0")
+    ]
+    books = world.books()
+    assert books.ok, str(books)
+    assert books.published == count
+
+
+# -- the slot ---------------------------------------------------------------------------------------------------------
+
+
+def slot(world: World) -> str:
+    return world.settings().relay.slot
+
+
+def test_a_slot_advanced_by_hand_while_the_relay_was_down_is_a_gap(world: World) -> None:
+    has_run(world)
+    write(world, 4)
+    execute(world, "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", slot(world), superuser=True)
+    shows(world.relay(), "GAP", "dovetail recover")
+    assert len(world.read_topic()) == 3
+
+
+@pytest.mark.parametrize("lost_event", [True, False])
+def test_a_slot_that_was_dropped_and_made_again_is_a_gap(world: World, lost_event: bool) -> None:
+    has_run(world)
+    execute(world, "SELECT pg_drop_replication_slot(%s)", slot(world), superuser=True)
+    if lost_event:
+        write(world, 4)
+    execute(world, "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", slot(world), superuser=True)
+    write(world, 5)
+    shows(world.relay(), "GAP", "dovetail recover")
+
+
+def test_a_slot_that_was_advanced_before_the_very_first_start_is_a_gap(world: World) -> None:
+    write(world, 1)
+    execute(world, "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", slot(world), superuser=True)
+    shows(world.relay(), "GAP", "dovetail recover")
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a physical slot"])
+def test_a_missing_or_foreign_slot_is_slot_lost(world: World, instead: str) -> None:
+    has_run(world)
+    execute(world, "SELECT pg_drop_replication_slot(%s)", slot(world), superuser=True)
+    if instead == "a physical slot":
+        execute(world, "SELECT pg_create_physical_replication_slot(%s)", slot(world), superuser=True)
+    try:
+        shows(world.relay(), "SLOT_LOST", "dovetail recover")
+    finally:
+        if instead == "a physical slot":
+            execute(world, "SELECT pg_drop_replication_slot(%s)", slot(world), superuser=True)
+
+
+# -- the checkpoint ---------------------------------------------------------------------------------------------------
+
+
+def admin(world: World) -> AdminClient:
+    return AdminClient({"bootstrap.servers": world.endpoints.bootstrap_servers, "log_level": 0})
+
+
+def delete_topic(world: World, topic: str) -> None:
+    admin(world).delete_topics([topic])[topic].result()
+    wait_until(lambda: topic not in admin(world).list_topics(timeout=5).topics, 10, f"{topic} is gone")
+
+
+def create_topic(world: World, topic: str, partitions: int = 1, **config: str) -> None:
+    admin(world).create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result()
+    wait_until(lambda: topic in admin(world).list_topics(timeout=5).topics, 10, f"{topic} is there")
+
+
+@pytest.mark.parametrize("instead", ["an empty topic", "no topic"])
+def test_a_checkpoint_topic_that_was_deleted_is_checkpoint_lost(world: World, instead: str) -> None:
+    has_run(world)
+    topic = world.settings().checkpoint_topic
+    delete_topic(world, topic)
+    if instead == "an empty topic":
+        create_topic(world, topic, **{"cleanup.policy": "compact"})
+    next_command = "dovetail recover" if instead == "an empty topic" else "dovetail init"
+    shows(world.relay(), "CHECKPOINT_LOST", next_command)
+    assert len(world.read_topic()) == 3
+
+
+def newest_checkpoint(world: World) -> dict[str, Any]:
+    from support.world import Consumer, TopicPartition
+
+    consumer = Consumer(
+        {"bootstrap.servers": world.endpoints.bootstrap_servers, "group.id": "look", "auto.offset.reset": "earliest"}
+    )
+    try:
+        place = TopicPartition(world.settings().checkpoint_topic, 0, 0)
+        _, high = consumer.get_watermark_offsets(place, timeout=10)
+        consumer.assign([place])
+        newest: dict[str, Any] = {}
+        while (message := consumer.poll(5)) is not None and message.error() is None:
+            newest = json.loads(message.value())
+            if message.offset() >= high - 2:
+                break
+        return newest
+    finally:
+        consumer.close()
+
+
+@pytest.mark.parametrize("record", ["garbage", "a future version", "another slot", "not an object", "a negative LSN"])
+def test_a_newest_record_that_is_no_checkpoint_of_this_relay_is_checkpoint_lost(world: World, record: str) -> None:
+    has_run(world)
+    good = newest_checkpoint(world)
+    foreign = {
+        "garbage": b"\xff\x00 no json",
+        "a future version": json.dumps({**good, "version": 2}).encode(),
+        "another slot": json.dumps({**good, "slot": "other"}).encode(),
+        "not an object": b"[1, 2]",
+        "a negative LSN": json.dumps({**good, "end_lsn": "-1/0"}).encode(),
+    }[record]
+    producer = Producer({"bootstrap.servers": world.endpoints.bootstrap_servers})
+    producer.produce(world.settings().checkpoint_topic, foreign, world.name.encode())
+    assert producer.flush(10) == 0
+    shows(world.relay(), "CHECKPOINT_LOST", "dovetail recover")
+    assert len(world.read_topic()) == 3
+
+
+def test_a_strangers_record_under_another_key_in_the_checkpoint_topic_is_passed_over(world: World) -> None:
+    has_run(world)
+    producer = Producer({"bootstrap.servers": world.endpoints.bootstrap_servers})
+    producer.produce(world.settings().checkpoint_topic, b"garbage", b"somebody-else")
+    assert producer.flush(10) == 0
+    write(world, 4)
+    goes_on(world, world.relay(), 4)
+
+
+# -- the database's side ----------------------------------------------------------------------------------------------
+
+
+def test_another_system_id_is_diverged_until_it_is_the_old_one_again(world: World) -> None:
+    has_run(world)
+    write(world, 4)
+    execute(world, "UPDATE dovetail.relay SET system_id = '-' || system_id")
+    relay = world.relay()
+    shows(relay, "DIVERGED", "dovetail recover --new-epoch")
+    execute(world, "UPDATE dovetail.relay SET system_id = substr(system_id, 2)")
+    goes_on(world, relay, 4)
+
+
+PUBLICATION = ("PUBLICATION_CHANGED", "dovetail doctor, then dovetail relay accept")
+
+
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        (
+            "ALTER PUBLICATION dovetail SET (publish = 'insert, update')",
+            "ALTER PUBLICATION dovetail SET (publish = 'insert')",
+        ),
+        (
+            "ALTER PUBLICATION dovetail SET TABLE dovetail.outbox (id, aggregatetype, aggregateid, type, payload,"
+            " schema_fingerprint, encoding, headers, created_at) WHERE (aggregateid <> 'secret')",
+            None,
+        ),
+        ("ALTER PUBLICATION dovetail DROP TABLE dovetail.outbox", None),
+        ("DROP PUBLICATION dovetail", None),
+        ("ALTER PUBLICATION dovetail SET (publish_via_partition_root = false)", None),
+    ],
+)
+def test_a_publication_changed_while_the_relay_was_down_is_named(world: World, change: str, back: str | None) -> None:
+    has_run(world)
+    execute(world, change)
+    write(world, 4)
+    relay = world.relay()
+    shows(relay, *PUBLICATION)
+    assert len(world.read_topic()) == 3
+    if back is not None:
+        execute(world, back)
+        goes_on(world, relay, 4)
+
+
+def test_a_publication_changed_while_it_streams_is_noticed(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    write(world, 1)
+    wait_until(published(world, 1), 20, "the first event is out")
+    execute(world, "ALTER PUBLICATION dovetail DROP TABLE dovetail.outbox")
+    write(world, 2)
+    shows(relay, *PUBLICATION)
+
+
+def test_rows_that_stream_under_a_leafs_name_are_not_passed_over_in_silence(world: World) -> None:
+    # Without the root's name they look like another table's: the checkpoint must not go past them.
+    relay = world.relay().wait_streaming()
+    write(world, 1)
+    wait_until(published(world, 1), 20, "the first event is out")
+    execute(world, "ALTER PUBLICATION dovetail SET (publish_via_partition_root = false)")
+    write(world, 2, 3)
+    shows(relay, *PUBLICATION)
+    execute(world, "ALTER PUBLICATION dovetail SET (publish_via_partition_root = true)")
+    goes_on(world, relay, 3)
+
+
+def test_a_column_renamed_while_it_streams_is_outbox_altered(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    write(world, 1)
+    wait_until(published(world, 1), 20, "the first event is out")
+    execute(world, "ALTER TABLE dovetail.outbox RENAME COLUMN payload TO body")
+    execute(
+        world,
+        "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, body)"
+        " VALUES (gen_random_uuid(), %s, 'k', 'Numbered', '\\x00')",
+        world.aggregate,
+    )
+    shows(relay, "OUTBOX_ALTERED", "dovetail init --check")
+
+
+# -- the topics -------------------------------------------------------------------------------------------------------
+
+
+def test_a_topic_that_grew_while_the_relay_was_down_is_partitions_changed(world: World) -> None:
+    has_run(world)
+    admin(world).create_partitions([NewPartitions(world.topic, PARTITIONS + 1)])[world.topic].result()
+    wait_until(
+        lambda: len(admin(world).list_topics(timeout=5).topics[world.topic].partitions) == PARTITIONS + 1, 10, "grown"
+    )
+    shows(world.relay(), "PARTITIONS_CHANGED", "dovetail relay accept")
+
+
+def test_a_missing_topic_holds_the_relay_until_it_is_there(world: World) -> None:
+    delete_topic(world, world.topic)
+    relay = world.relay()
+    write(world, 1, 2)
+    shows(relay, "POISON_HELD", "dovetail init")
+    create_topic(world, world.topic, PARTITIONS)
+    goes_on(world, relay, 2)
+
+
+def test_an_unknown_schema_holds_the_relay_until_it_is_registered(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    fields = [*NUMBERED_SCHEMA["fields"], {"name": "later", "type": ["null", "string"], "default": None}]  # type: ignore[misc]
+    event = dovetail.EventType.from_avsc(
+        {**NUMBERED_SCHEMA, "fields": fields}, aggregate=world.aggregate, key="key", type="Numbered"
+    )
+    with psycopg.connect(world.endpoints.app_dsn) as connection:
+        dovetail.register(connection, event)
+        Outbox().publish(connection, event({"key": "k", "number": 1, "later": None}))
+        fingerprint = connection.execute(
+            "SELECT fingerprint FROM dovetail.event_schema_version ORDER BY created_at DESC, version DESC LIMIT 1"
+        ).fetchone()
+        connection.rollback()
+        assert fingerprint is not None
+        # The row goes in without its schema, as from a service that skipped the registration.
+        connection.execute(
+            "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
+            " VALUES (gen_random_uuid(), %s, 'k', 'Numbered', '\\x026b0200', %s)",
+            (world.aggregate, bytes(fingerprint[0])),
+        )
+        connection.commit()
+    shows(relay, "POISON_HELD", "dovetail stuck show")
+    with psycopg.connect(world.endpoints.app_dsn) as connection:
+        dovetail.register(connection, event)
+    wait_until(published(world, 1), 30, f"the event is out; the log:\n{relay.log()[-1500:]}")
+    assert len(world.read_topic()) == 1
+
+
+def test_what_was_committed_before_a_poisonous_event_is_published_all_the_same(world: World) -> None:
+    write(world, *range(1, 11))
+    execute(
+        world,
+        "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
+        " VALUES (gen_random_uuid(), %s, 'bad', 'Numbered', '\\x00', '\\x00112233445566778899aabbccddeeff')",
+        world.aggregate,
+    )
+    relay = world.relay()
+    shows(relay, "POISON_HELD", "dovetail stuck show")
+    wait_until(published(world, 10), 10, f"the ten good events are out; the log:\n{relay.log()[-1500:]}")
+
+
+def insert_large(world: World, size: int) -> None:
+    with psycopg.connect(world.endpoints.app_dsn) as connection:
+        Outbox().publish(connection, numbered(world.aggregate)({"key": "x" * size, "number": 1}), key="k")
+
+
+def test_an_event_beyond_the_clients_limit_is_held(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    execute(
+        world,
+        "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
+        " SELECT gen_random_uuid(), %s, 'k', 'Numbered', convert_to(repeat('x', 2000000), 'UTF8'), fingerprint"
+        " FROM dovetail.event_schema",
+        world.aggregate,
+    )
+    shows(relay, "POISON_HELD", "dovetail stuck show")
+    assert "MSG_SIZE_TOO_LARGE" in relay.log()
+
+
+def set_topic(world: World, name: str, value: str | None) -> None:
+    operation = AlterConfigOpType.DELETE if value is None else AlterConfigOpType.SET
+    entry = ConfigEntry(name, value or "", incremental_operation=operation)
+    resource = ConfigResource(ResourceType.TOPIC, world.topic, incremental_configs=[entry])
+    next(iter(admin(world).incremental_alter_configs([resource]).values())).result()
+
+
+def test_an_event_beyond_the_topics_limit_is_held_until_the_limit_is_raised(world: World) -> None:
+    set_topic(world, "max.message.bytes", "2000")
+    relay = world.relay().wait_streaming()
+    write(world, 1, key="k" * 1000)
+    wait_until(published(world, 1), 20, "what fits is out")
+    with psycopg.connect(world.endpoints.app_dsn) as connection:
+        Outbox().publish(
+            connection, numbered(world.aggregate)({"key": "k" * 1000, "number": 2}), headers={"large": "x" * 5000}
+        )
+    shows(relay, "POISON_HELD", "dovetail stuck show")
+    set_topic(world, "max.message.bytes", None)
+    goes_on(world, relay, 2)

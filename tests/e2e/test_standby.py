@@ -1,0 +1,179 @@
+"""Two relays and a third: who leads, who takes over, and what a leader that was frozen may still do (nothing)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from dovetail_local.stack import Stack
+from support.relay import RelayProcess
+from support.waiting import wait_until
+from support.world import PARTITIONS, World, new_world
+from support.writers import Writers
+
+
+@pytest.fixture
+def world(stack: Stack) -> Iterator[World]:
+    with new_world(stack, DOVETAIL_RELAY__LEASE_SECONDS="2") as made:
+        yield made
+
+
+def transactions(writers: Writers, count: int) -> None:
+    wanted = writers.tally.transactions + count
+    wait_until(lambda: writers.tally.transactions >= wanted, 30, f"{count} more transactions are done")
+
+
+def balanced(world: World, writers: Writers) -> None:
+    world.wait_until_published()
+    books = world.books(writers.tally.rolled_back_ids)
+    assert books.ok, str(books)
+    assert books.committed == books.published > 0
+
+
+def role(relay: RelayProcess) -> str | None:
+    status, body = relay.get("/readyz")
+    return str(json.loads(body)["role"]) if status == 200 else None
+
+
+def led_by(*relays: RelayProcess) -> RelayProcess:
+    leading: list[RelayProcess] = []
+
+    def one_leads() -> bool:
+        leading[:] = [relay for relay in relays if role(relay) == "leader"]
+        return len(leading) == 1 and all(role(relay) is not None for relay in relays)
+
+    wait_until(one_leads, 30, "one leads, the others stand by")
+    return leading[0]
+
+
+class Ends:
+    """Where the topic's committed part ends, by the last stable offset of each partition."""
+
+    def __init__(self, world: World) -> None:
+        self._topic = world.topic
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": world.endpoints.bootstrap_servers,
+                "group.id": "ends",
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "latest",
+            }
+        )
+
+    def start(self) -> None:
+        """Follow the topic from its end."""
+        places = []
+        for partition in range(PARTITIONS):
+            place = TopicPartition(self._topic, partition)
+            place.offset = self._consumer.get_watermark_offsets(place, timeout=5)[1]
+            places.append(place)
+        self._consumer.assign(places)
+
+    def wait_for_one(self, timeout: float) -> float:
+        """When the next committed event was seen, monotonic."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            message = self._consumer.poll(0.01)
+            if message is not None and message.error() is None:
+                return time.monotonic()
+        raise AssertionError(f"no event within {timeout} s")
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def test_a_standby_takes_over_from_a_killed_leader_and_is_ready_all_the_time(world: World) -> None:
+    took = []
+    ends = Ends(world)
+    with world.writers() as writers:
+        leader = world.relay().wait_streaming()
+        for _ in range(4):
+            standby = world.relay().wait_for_log("standing_by")
+            assert role(standby) == "standby"
+            assert standby.get("/livez")[0] == 200
+            transactions(writers, 10)
+            leader.signal(signal.SIGKILL)
+            leader.wait_ended()
+            killed_at = time.monotonic()
+            ends.start()
+            took.append(ends.wait_for_one(20) - killed_at)
+            leader = standby.wait_streaming()
+    ends.close()
+    print("from kill -9 to the successor's first event: " + ", ".join(f"{seconds:.2f} s" for seconds in sorted(took)))
+    balanced(world, writers)
+
+
+def test_a_frozen_leader_is_evicted_and_as_a_zombie_writes_nothing(world: World) -> None:
+    with world.writers() as writers:
+        frozen = world.relay().wait_streaming()
+        standby = world.relay().wait_for_log("standing_by")
+        for _ in range(2):
+            transactions(writers, 10)
+            frozen.signal(signal.SIGSTOP)
+            frozen_at = time.monotonic()
+            wait_until(lambda relay=standby: role(relay) == "leader", 20, "the standby leads")
+            print(f"from SIGSTOP to a new leader, the lease being 2 s: {time.monotonic() - frozen_at:.2f} s")
+            transactions(writers, 10)
+            before = frozen.log().count('"standing_by"')
+            frozen.signal(signal.SIGCONT)
+            wait_until(
+                lambda relay=frozen, n=before: relay.log().count('"standing_by"') > n, 20, "the zombie stands by again"
+            )
+            assert led_by(frozen, standby) is standby
+            frozen, standby = standby, frozen
+    balanced(world, writers)
+
+
+@pytest.mark.parametrize("step", ["begin", "produced", "flushed", "checkpoint_flushed", "fenced", "read"])
+def test_a_leader_frozen_at_a_step_writes_nothing_when_it_wakes(world: World, step: str) -> None:
+    nth = "1" if step in {"fenced", "read"} else "4"
+    with world.writers() as writers:
+        zombie = world.relay("-m", "support.stopped_at", step, nth)
+        successor = world.relay()
+        successor.wait_streaming(40)
+        transactions(writers, 10)
+        zombie.signal(signal.SIGCONT)
+        zombie.wait_for_log("standing_by")
+        assert led_by(zombie, successor) is successor
+    balanced(world, writers)
+
+
+def test_relays_that_are_started_at_once_never_double(world: World) -> None:
+    with world.writers(count=2) as writers:
+        for _ in range(3):
+            relays = [world.relay(), world.relay()]
+            led_by(*relays)
+            transactions(writers, 10)
+            for relay in relays:
+                relay.signal(signal.SIGKILL)
+                relay.wait_ended()
+        world.relay()
+        world.relay()
+    balanced(world, writers)
+
+
+def connections(world: World) -> int:
+    with psycopg.connect(world.endpoints.superuser_dsn) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s",
+            ("dovetail-relay-%",),
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_third_relay_is_ready_and_holds_no_connection(world: World) -> None:
+    leader = world.relay().wait_streaming()
+    standby = world.relay().wait_for_log("standing_by")
+    wait_until(lambda: connections(world) == 3, 10, "lock session and stream of the leader, lock session of the other")
+    third = world.relay()
+    wait_until(lambda: role(third) == "standby", 20, "the third is ready")
+    wait_until(lambda: connections(world) == 3, 10, f"the third holds none; there are {connections(world)}")
+    assert third.terminate() == 0
+    assert standby.terminate() == 0
+    assert leader.terminate() == 0
