@@ -51,9 +51,11 @@ class SideThread(Generic[T]):
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                self._done.put((job(), None))
+                done: tuple[T | None, BaseException | None] = (job(), None)
             except BaseException as error:  # noqa: BLE001 - carried to the loop, which raises it
-                self._done.put((None, error))
+                done = (None, error)
+            # The byte first: `poll` reads it as soon as it sees the result, so it must be there by then.
             os.write(self._writable, b"!")
+            self._done.put(done)
         os.close(self._writable)
         os.close(self._readable)
