@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fmt types bench lock clean
+.PHONY: help setup demo test lint fmt types bench docs lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ fmt: $(STAMP) ## Format the code
 types: $(STAMP) ## mypy strict and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
+
+bench: $(STAMP) ## Measure on real servers; ARGS="--help" lists the benchmarks
+	$(BIN)/python -m bench $(ARGS)
+
+docs: $(STAMP) ## Write the generated parts of docs/reference again
+	$(BIN)/python tools/reference.py
 
 lock: $(STAMP) ## Resolve the dependencies again into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -14,13 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dovetail_local.stack import Stack, temporary_folder
-
 from bench import latency
 from bench.drain import Drain, bare_producer, drain
 from bench.footprint import footprint
 from bench.rig import new_rig
 from bench.sdk_cost import publish_to_insert
+from dovetail_local.stack import Stack, temporary_folder
 
 HERE = Path(__file__).parent
 RATES = (500, 2000)
@@ -112,7 +111,11 @@ def summary(found: dict[str, Any]) -> dict[str, float]:
 def machine() -> str:
     """Named in the results: a ratio travels, a number does not."""
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     return f"{os.cpu_count()} cores of {model}, {platform.system()} {platform.machine()}, Python {platform.python_version()}"

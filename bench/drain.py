@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 
 from confluent_kafka import Producer
-from dovetail_local.software import postgres_binaries
 
 from bench.rig import PAYLOAD_BYTES, Rig, high_watermarks
+from dovetail_local.software import postgres_binaries
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 
 import psycopg
-from dovetail.psycopg import Outbox
 
 from bench.rig import MEASURED, Rig, high_watermarks
+from dovetail.psycopg import Outbox
 
 IDLE_SECONDS = 10.0
 

@@ -14,9 +14,9 @@ from typing import Any
 import fastavro
 import psycopg
 from confluent_kafka import Consumer, Producer, TopicPartition
-from dovetail.psycopg import Outbox
 
 from bench.rig import MEASURED, PARTITIONS, SCHEMA, Rig, high_watermarks
+from dovetail.psycopg import Outbox
 
 WARM_UP_SECONDS = 2.0
 
@@ -75,7 +75,7 @@ def _at_rate(rate: int, seconds: float, act: Callable[[], None]) -> None:
         due += 1 / rate
 
 
-def _measure(rig: Rig, rate: int, seconds: float, write: Callable[[float], None]) -> list[int]:
+def _measure(rig: Rig, seconds: float, write: Callable[[float], None]) -> list[int]:
     offsets = high_watermarks(rig.endpoints.bootstrap_servers, rig.topic)
     assert len(offsets) == PARTITIONS
     receive, send = multiprocessing.Pipe(duplex=False)
@@ -112,12 +112,14 @@ def through_the_outbox(rig: Rig, rate: int, seconds: float, writers: int) -> Lat
         for thread in threads:
             thread.join()
 
-    return of("outbox", rate, _measure(rig, rate, seconds, write))
+    return of("outbox", rate, _measure(rig, seconds, write))
 
 
 def floor(rig: Rig, rate: int, seconds: float) -> Latency:
     """The same reader; a bare idempotent producer with a flush's worth of nothing in between."""
-    producer = Producer({"bootstrap.servers": rig.endpoints.bootstrap_servers, "enable.idempotence": True, "linger.ms": 0})
+    producer = Producer(
+        {"bootstrap.servers": rig.endpoints.bootstrap_servers, "enable.idempotence": True, "linger.ms": 0}
+    )
 
     def write(total: float) -> None:
         def act() -> None:
@@ -129,4 +131,4 @@ def floor(rig: Rig, rate: int, seconds: float) -> Latency:
         _at_rate(rate, total, act)
         producer.flush(10)
 
-    return of("floor", rate, _measure(rig, rate, seconds, write))
+    return of("floor", rate, _measure(rig, seconds, write))

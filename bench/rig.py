@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import dovetail
 import psycopg
 from confluent_kafka import Consumer, TopicPartition
+
+import dovetail
 from dovetail_local.endpoints import Endpoints
 from dovetail_local.stack import Stack
 from dovetail_relay.config import load
@@ -30,7 +31,11 @@ PAYLOAD_BYTES = 200
 SCHEMA = {
     "type": "record",
     "name": "Measured",
-    "fields": [{"name": "key", "type": "string"}, {"name": "sent_ns", "type": "long"}, {"name": "pad", "type": "bytes"}],
+    "fields": [
+        {"name": "key", "type": "string"},
+        {"name": "sent_ns", "type": "long"},
+        {"name": "pad", "type": "bytes"},
+    ],
 }
 MEASURED = dovetail.EventType.from_avsc(SCHEMA, aggregate=AGGREGATE, key="key", type="Measured")
 
@@ -178,7 +183,8 @@ def new_rig(stack: Stack) -> Iterator[Rig]:
             while time.monotonic() < deadline:
                 try:
                     connection.execute(
-                        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s", (name,)
+                        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s",
+                        (name,),
                     )
                     break
                 except psycopg.errors.ObjectInUse:

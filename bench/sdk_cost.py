@@ -6,9 +6,9 @@ import statistics
 import time
 
 import psycopg
-from dovetail.psycopg import Outbox
 
 from bench.rig import MEASURED, Rig
+from dovetail.psycopg import Outbox
 
 _RAW = (
     "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"

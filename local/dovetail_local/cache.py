@@ -3,12 +3,15 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from dovetail_local.errors import LocalError
+
+_UNFINISHED = "unfinished-"
 
 
 def cache_folder() -> Path:
@@ -23,10 +26,27 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def exclusively(path: Path) -> Iterator[None]:
-    """Hold a lock file while the body runs; wait for whoever holds it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Hold a lock file while the body runs; wait for whoever holds it. Makes the file, and its folder."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Who held it may have removed it, and then others lock another file of this name.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                yield
+                return
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Give a folder in `parent` that goes at the end of the body, and remove those that killed processes have left.
+
+    The caller holds a lock of `parent`: nobody else is at work there.
+    """
+    for left in parent.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=parent) as name:
+        yield Path(name)
 
 
 def _candidates() -> Iterator[Path]:

@@ -110,7 +110,7 @@ def down(
 ) -> None:
     """Stop the servers; their data stays unless --delete is given."""
     with _errors_in_one_line():
-        Stack(directory).down(delete=delete)
+        Stack(directory, say=_say).down(delete=delete)
         _say("stopped and removed" if delete else "stopped")
 
 
@@ -153,6 +153,9 @@ def _errors_in_one_line() -> Iterator[None]:
     except LocalError as error:
         _say(f"dovetail local: {error}")
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        _say(f"dovetail local: {error.filename or 'system'}: {error.strerror}")
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         _say("dovetail local: interrupted")
         raise typer.Exit(_INTERRUPTED) from None

@@ -37,10 +37,14 @@ def supervisor_runs(layout: Layout) -> bool:
     try:
         with layout.alive_lock.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True
+    except PermissionError as error:
+        raise LocalError(
+            f"the stack in {layout.directory} belongs to another user: name another folder with --dir"
+        ) from error
     return False
 
 

@@ -46,7 +46,7 @@ def identify(pid: int) -> Identity | None:
     """Give the identity of a running process, None where no such process runs."""
     if _HAS_PROC:
         fields = _stat(pid)
-        return None if fields is None or fields[0] in "ZX" else Identity(pid, fields[19])
+        return None if fields is None or _has_ended(pid, fields[0]) else Identity(pid, fields[19])
     told = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     state, _, started = told.stdout.strip().partition(" ")
     return None if not started or state.startswith("Z") else Identity(pid, started.strip())
@@ -130,6 +130,16 @@ def _stat(pid: int) -> list[str] | None:
     except OSError:
         return None
     return text.rpartition(")")[2].split()
+
+
+def _has_ended(pid: int, state: str) -> bool:
+    """Tell whether a process holds nothing any more: its first thread may be a zombie while others still end."""
+    if state not in "ZX":
+        return False
+    try:
+        return len(list((_PROC / str(pid) / "task").iterdir())) <= 1
+    except OSError:
+        return True
 
 
 def _parents() -> list[tuple[int, int]]:

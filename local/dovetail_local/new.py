@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="The project's folder.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The project's folder.")],
     directory: Annotated[
         Path, typer.Option("--dir", help="Where to make it.", envvar="DOVETAIL_NEW_DIR", file_okay=False)
     ] = Path(),

@@ -5,7 +5,7 @@ The supervisor reads this and knows nothing of PostgreSQL or Kafka.
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All servers of a stack, and the folders that go away with it where it is a temporary one."""
+    """All servers of a stack, and what belongs to it outside of its folder. A temporary one goes when it stops."""
 
     servers: list[Server]
-    remove: list[str]
+    temporary: bool = False
+    elsewhere: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def write_private(path: Path, value: Any) -> None:
 def read_plan(path: Path) -> Plan:
     """Read what `write_plan` wrote."""
     raw = json.loads(path.read_text())
-    return Plan([Server(**server) for server in raw["servers"]], raw["remove"])
+    return Plan([Server(**server) for server in raw["servers"]], raw["temporary"], raw["elsewhere"])
 
 
 def write_plan(path: Path, plan: Plan) -> None:

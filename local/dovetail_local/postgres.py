@@ -32,7 +32,12 @@ _SETTINGS = {
     "timezone": "'UTC'",
     "log_timezone": "'UTC'",
 }
-_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "off"}
+_NOT_DURABLE = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    # In the data directory: a server that a test has killed leaves nothing in the system's shared memory.
+    "dynamic_shared_memory_type": "mmap",
+}
 
 
 @dataclass(frozen=True, slots=True)

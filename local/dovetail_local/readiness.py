@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from typing import LiteralString
 
 import psycopg
 from confluent_kafka import KafkaException
@@ -14,7 +15,7 @@ from dovetail_local.postgres import SUPERUSER
 
 DATABASE = "dovetail"
 # Attributes of the login roles. None is a superuser; what they may do, the migrations grant.
-_ROLES = {"owner": "CREATEROLE", "app": "", "relay": "REPLICATION", "operator": ""}
+_ROLES: Mapping[str, LiteralString] = {"owner": "CREATEROLE", "app": "", "relay": "REPLICATION", "operator": ""}
 ROLES = tuple(_ROLES)
 _CONNECT_SECONDS = 5
 _METADATA_SECONDS = 5.0

@@ -133,6 +133,8 @@ def load_recipe(layout: Layout) -> Recipe | None:
         return Recipe(**json.loads(layout.record.read_text()))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise LocalError(f"cannot read {layout.record} ({error.strerror}): name another folder with --dir") from error
     except (ValueError, TypeError) as error:
         raise LocalError(
             f"{layout.record} is damaged or of another version: stop its servers, remove {layout.directory}, start anew"
@@ -164,8 +166,8 @@ def build_plan(layout: Layout, recipe: Recipe, wish: Wish, say: Say) -> None:
         servers += _kafka_servers(layout, recipe, wish, say)
     if recipe.has_postgres:
         servers.append(_postgres_server(layout, recipe, wish, say))
-    remove = [str(folder) for folder in [*recipe.folders_elsewhere(), layout.directory]] if wish.temporary else []
-    write_plan(layout.plan, Plan(servers, remove))
+    elsewhere = [str(folder) for folder in recipe.folders_elsewhere()]
+    write_plan(layout.plan, Plan(servers, wish.temporary, elsewhere))
 
 
 def clear_stale_postmaster(data: Path) -> None:

@@ -1,11 +1,11 @@
 """Which software a version means, and getting it into the cache, whole or not at all."""
 
+import hashlib
 import os
 import platform
 import re
 import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dovetail_local import kafka, maven, postgres
 from dovetail_local.accounts import Account, passable_parent
-from dovetail_local.cache import cache_folder, exclusively, own_folder
+from dovetail_local.cache import cache_folder, exclusively, own_folder, scratch_folder
 from dovetail_local.errors import LocalError, WrongUsage
 from dovetail_local.maven import Say
 from dovetail_local.training import trained_flags
@@ -106,13 +106,12 @@ def _unpack(jar: Path, target: Path, scratch: Path) -> None:
 def _draft_of(home: Path) -> Iterator[tuple[Path, Path]]:
     """Give a draft folder that becomes `home` at the end of the body, and a scratch folder that goes.
 
-    The caller holds the lock of the folder above, so what is unfinished there was left by a killed process.
+    The caller holds the lock of the folder above.
     """
-    for left in home.parent.glob("unfinished-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=home.parent) as name:
-        draft, scratch = Path(name) / "draft", Path(name) / "scratch"
-        draft.mkdir(mode=0o755)
+    with scratch_folder(home.parent) as folder:
+        draft, scratch = folder / "draft", folder / "scratch"
+        draft.mkdir()
+        draft.chmod(0o755)
         scratch.mkdir()
         yield draft, scratch
         shutil.rmtree(home, ignore_errors=True)
@@ -122,16 +121,24 @@ def _draft_of(home: Path) -> Iterator[tuple[Path, Path]]:
 def _copy_for_others(source: Path, account: Account) -> Path:
     """Copy programs to a place where `account` can read them and only this user can write."""
     parent = own_folder(passable_parent(account) / f"dovetail-programs-{os.getuid()}", 0o755)
-    stamp = int((source / "bin/postgres").stat().st_mtime)
-    final = parent / f"{source.name}-{stamp}"
+    package = source.parent
+    stamp = f"{source} {(source / 'bin/postgres').stat().st_mtime_ns}"
+    home = parent / f"{source.name}-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}"
     with exclusively(parent / "lock"):
-        if not (final / "bin/postgres").exists():
-            with _draft_of(final) as (draft, _):
-                shutil.copytree(
-                    source, draft, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("include")
-                )
-                draft.chmod(0o755)
-    return final
+        if not home.exists():
+            with _draft_of(home) as (draft, _):
+                _copy_programs(source, draft / package.name / source.name)
+                # A wheel keeps the libraries that it brings beside the package; the programs look for them there.
+                libraries = package.with_name(f"{package.name}.libs")
+                if libraries.is_dir():
+                    _copy_programs(libraries, draft / libraries.name)
+    return home / package.name / source.name
+
+
+def _copy_programs(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    for folder in (target, *target.parents[:2]):
+        folder.chmod(0o755)
 
 
 def _platform() -> str:

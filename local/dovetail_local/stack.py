@@ -23,6 +23,7 @@ from dovetail_local.cache import exclusively
 from dovetail_local.control import ServerState, await_until
 from dovetail_local.endpoints import Endpoints
 from dovetail_local.errors import LocalError, NothingToDo, Unreachable, WrongUsage
+from dovetail_local.identity import Identity
 from dovetail_local.maven import Say
 from dovetail_local.plan import Layout
 from dovetail_local.recipe import Recipe, Wish, build_plan, load_recipe, make_recipe
@@ -87,20 +88,25 @@ class Stack:
         """
         self._wish.check()
         made = self._make_folder()
-        try:
-            with exclusively(self.layout.up_lock):
-                if control.supervisor_runs(self.layout):
-                    self._start_missing()
-                else:
-                    self._start_all()
-                    if not attached:
-                        self.detach()
-                return self.endpoints()
-        except BaseException as error:
-            self._abandon(forget=made and not isinstance(error, Unreachable))
-            if isinstance(error, OSError):
-                raise LocalError(f"{error.filename or self.layout.directory}: {error.strerror}") from error
-            raise
+        with exclusively(self.layout.up_lock):
+            try:
+                return self._up(attached=attached)
+            except BaseException as error:
+                # Within the lock: who waits for it must find either all or nothing.
+                self._abandon(forget=self._wish.temporary or (made and not isinstance(error, Unreachable)))
+                if isinstance(error, OSError):
+                    raise LocalError(f"{error.filename or self.layout.directory}: {error.strerror}") from error
+                raise
+
+    def _up(self, *, attached: bool) -> Endpoints:
+        self._make_folder()  # again: who held the lock may have removed it
+        if control.supervisor_runs(self.layout):
+            self._start_missing()
+        else:
+            self._start_all()
+            if not attached:
+                self.detach()
+        return self.endpoints()
 
     def detach(self) -> None:
         """Let the servers of an attached stack outlive this process: from now on only `down` stops them."""
@@ -264,21 +270,23 @@ class Stack:
 
     def _stop_supervisor(self) -> None:
         """Ask the supervisor to leave and wait until it has; one that does not obey is killed with its servers."""
+        known = control.recorded_processes(self.layout)
         with contextlib.suppress(Unreachable):
             control.ask(self.layout, "shutdown")
-        self._await_end()
+        self._await_end(known)
 
-    def _await_end(self) -> None:
+    def _await_end(self, known: list[Identity]) -> None:
         deadline = time.monotonic() + _STOP_SECONDS
         process, self._process = self._process, None
         if process is not None and process.stdin is not None:
             process.stdin.close()
-        while control.supervisor_runs(self.layout):
+        # The lock is free a moment before the process is gone.
+        while control.supervisor_runs(self.layout) or any(identity.alive() for identity in known):
             if process is not None:
                 process.poll()
             if not await_until(deadline):
                 self._say("the supervisor does not obey: killing it")
-                for identity in control.recorded_processes(self.layout):
+                for identity in known:
                     control.end(identity)
                 deadline += _STOP_SECONDS
         if process is not None:
@@ -287,7 +295,7 @@ class Stack:
     def _abandon(self, *, forget: bool) -> None:
         """Undo a start that did not come to its end."""
         if self._process is not None:
-            self._await_end()
+            self._await_end(control.recorded_processes(self.layout))
         if forget and self.layout.directory.exists():
             self._delete()
 

@@ -78,6 +78,11 @@ class Supervisor:
         self._watchdog = watchdog
         self._me = identify(os.getpid())
 
+    @property
+    def goes(self) -> bool:
+        """Tell whether the data go at the end: the stack is temporary, or somebody has removed its folder."""
+        return self.plan.temporary or not self.layout.plan.exists()
+
     def start(self, name: str) -> None:
         """Start a server that does not run."""
         child = self.children[name]
@@ -148,7 +153,7 @@ class Supervisor:
     def stop_all(self) -> None:
         """Stop every server: gently where the data stays, quickly where it goes; kill what does not obey."""
         for name in self.children:
-            self.signal(name, "drop" if self.plan.remove else "stop")
+            self.signal(name, "drop" if self.goes else "stop")
         deadline = time.monotonic() + _STOP_SECONDS
         while any(child.running for child in self.children.values()) and time.monotonic() < deadline:
             self.reap()
@@ -193,7 +198,7 @@ def serve(supervisor: Supervisor, listener: socket.socket, starter: int) -> None
         selector.register(starter_descriptor, selectors.EVENT_READ, "starter")
     for name in supervisor.children:
         supervisor.start(name)
-    while not supervisor.leaving and supervisor.layout.plan.exists():  # somebody may remove the whole folder
+    while not supervisor.leaving and supervisor.layout.plan.exists():
         for key, _ in selector.select(_LOOK_SECONDS):
             if key.data == "signal":
                 os.read(wake_read, 4096)
@@ -238,6 +243,17 @@ def _pipe() -> tuple[int, int]:
     return read, write
 
 
+def _listen(path: Path) -> socket.socket:
+    """Open the control socket. It appears under its name only once it accepts connections."""
+    draft = Path(path.name + ".new")  # relative: a socket's path holds about a hundred characters only
+    draft.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(draft))
+    listener.listen()
+    draft.replace(path)
+    return listener
+
+
 def main(arguments: list[str]) -> int:
     """Run the supervisor of the stack in the given folder."""
     layout = Layout(Path(arguments[0]))
@@ -251,10 +267,7 @@ def main(arguments: list[str]) -> int:
     os.chdir(layout.directory)
     plan = read_plan(layout.plan)
     adopt_orphans()
-    layout.control.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(layout.control.name)  # relative: a socket's path holds about a hundred characters only
-    listener.listen()
+    listener = _listen(layout.control)
     supervisor = Supervisor(layout, plan, Watchdog.where_needed())
     try:
         serve(supervisor, listener, int(arguments[1]))
@@ -263,8 +276,9 @@ def main(arguments: list[str]) -> int:
         layout.control.unlink(missing_ok=True)
         layout.processes.unlink(missing_ok=True)
         os.chdir("/")
-        for folder in plan.remove:
-            shutil.rmtree(folder, ignore_errors=True)
+        if supervisor.goes:
+            for folder in [*map(Path, plan.elsewhere), layout.directory]:
+                shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

@@ -5,12 +5,12 @@ instead of 3. Where this fails, for whatever reason, brokers start without.
 """
 
 import hashlib
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from dovetail_local import control, readiness
+from dovetail_local.cache import scratch_folder
 from dovetail_local.errors import LocalError
 from dovetail_local.kafka import Broker, Software, new_cluster_id, server_name
 from dovetail_local.maven import Say
@@ -42,8 +42,8 @@ def _java_stamp(java: Path) -> str:
 
 
 def _train(software: Software, cache: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=cache.parent) as name:
-        layout = Layout(Path(name))
+    with scratch_folder(cache.parent) as folder:
+        layout = Layout(folder)
         layout.logs.mkdir()
         draft = layout.directory / "classes.aot"
         ports = free_ports(2)
@@ -57,7 +57,7 @@ def _train(software: Software, cache: Path) -> None:
             heap="256m",
         )
         broker.prepare(layout.logs)
-        write_plan(layout.plan, Plan([broker.server(layout.logs)], remove=[]))
+        write_plan(layout.plan, Plan([broker.server(layout.logs)]))
         process = control.launch(layout)
         try:
             _run_once(layout, ports[0])

@@ -12,9 +12,10 @@ Standard library and psycopg's conninfo parser only: the relay process loads thi
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from dovetail_relay.errors import ConfigInvalid
 from dovetail_relay.settings import dsn as _dsn
 from dovetail_relay.settings import gather as _gather
 from dovetail_relay.settings import validate as _validate
-from dovetail_relay.settings.secret import BadSecretFile, Secret, read_secret_file
+from dovetail_relay.settings.secret import HIDDEN, BadSecretFile, Secret, read_secret_file
 from dovetail_relay.settings.sections import (
     DeliverySection,
     Kafka,
@@ -39,13 +40,16 @@ from dovetail_relay.settings.values import BadValue, one_line, split_qualified
 
 __all__ = [
     "BadSecretFile", "BadValue", "DeliverySection", "Kafka", "Log", "Outbox", "Postgres", "Registry", "Relay", "Role",
-    "Route", "Secret", "Settings", "conninfo", "kafka_properties", "load", "redacted_conninfo", "scrubbed",
+    "Route", "Secret", "Settings", "conninfo", "effective", "kafka_properties", "load", "redacted_conninfo", "scrubbed",
     "split_qualified",
 ]  # fmt: skip
 
 Role = Literal["relay", "owner", "operator", "app"]
 
 CHECKPOINT_PREFIX = "dovetail.checkpoint."
+
+_SHOWN_SECTIONS = ("postgres", "kafka", "outbox", "registry", "delivery", "relay", "log")
+_KAFKA_OWN = ("bootstrap_servers", "insecure", "allowed_topics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +188,43 @@ def _required(given: Secret | None, path: str) -> Secret:
         variable = "DOVETAIL_" + path.replace(".", "__").upper()
         raise ConfigInvalid([f"{path}: is not set; set it in the file or in {variable}"])
     return given
+
+
+def effective(settings: Settings) -> list[dict[str, Any]]:
+    """`{"key", "value", "from"}` for each key, also those at their default. Contains no secret."""
+    return [
+        {"key": key, "value": value, "from": settings.origins.get(key, "default")} for key, value in _pairs(settings)
+    ]
+
+
+def _pairs(settings: Settings) -> Iterator[tuple[str, Any]]:
+    for section in _SHOWN_SECTIONS:
+        values = getattr(settings, section)
+        names = _KAFKA_OWN if section == "kafka" else [item.name for item in dataclasses.fields(values)]
+        for name in names:
+            key = f"{section}.{name}"
+            yield (
+                key,
+                list(settings.allowed_topics) if key == "kafka.allowed_topics" else _plain(key, getattr(values, name)),
+            )
+        if section == "kafka":
+            for name, value in sorted(values.properties.items()):
+                yield f"kafka.{name}", _plain(name, value)
+            for name, path in sorted(values.files.items()):
+                yield f"kafka.{name}_file", str(path)
+    for route, keys in settings.routes.items():
+        for item in dataclasses.fields(keys):
+            yield f"routes.{route}.{item.name}", getattr(keys, item.name)
+    # The console's keys are its own; nobody here knows which of them are secret.
+    for name in sorted(settings.console):
+        yield f"console.{name}", HIDDEN
+
+
+def _plain(key: str, value: object) -> Any:
+    if isinstance(value, Secret):
+        return _dsn.redacted(value.reveal()) if key.endswith("dsn") else HIDDEN
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value

@@ -28,9 +28,9 @@ class Ledger:
         "_part",
         "_records",
         "bytes",
-        "oldest_commit_us",
         "keepalive_lsn",
         "next_index",
+        "oldest_commit_us",
         "skip_rows",
         "skipping",
     )
@@ -76,10 +76,15 @@ class Ledger:
         return not self.skipping
 
     def add(self, records: list[Record], *, rows: int, size: int) -> None:
-        """A run of rows of the open transaction: `rows` were decoded, `records` are those to publish, `size` bytes."""
-        self._records += records
+        """A run of rows of the open transaction: `rows` were decoded, `records` are those to publish, `size` bytes.
+
+        A run that leaves nothing to publish weighs nothing: rows that are passed over after a restart would fill a
+        batch otherwise, and its `part` would lie before the one that is durable.
+        """
         self.next_index += rows
-        self.bytes += size
+        if records:
+            self._records += records
+            self.bytes += size
 
     def commit(self, end_lsn: Lsn) -> None:
         """The transaction ends: from here on a batch may be cut."""

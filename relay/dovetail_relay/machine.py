@@ -93,6 +93,14 @@ class Machine:
         )
         return self.attempt
 
+    def must_write(self, *, lazy: bool, due: bool) -> bool:
+        """Whether the checkpoint goes out with the batch; only at_least_once (`lazy`) may leave it for later.
+
+        The very first one may not be left: the relay is marked as started behind it, and a relay that has started and
+        finds no checkpoint halts.
+        """
+        return not lazy or due or not self.written
+
     def committed(self) -> Step:
         """The commit returned success, quickly enough that no hidden retry is possible."""
         self._settle()
@@ -113,7 +121,7 @@ class Machine:
         return Step.RECYCLE
 
     def recycled(self, found: Checkpoint | None, *, all_acknowledged: bool) -> Step:
-        """A new producer has fenced the old one, and `found` is what it read. Raises CheckpointMoved for a foreigner's."""
+        """A new producer has fenced the old one, and `found` is what it read. Raises CheckpointMoved on another's."""
         had = self.durable if self.written else None
         if self.attempt is None:
             if (None if found is None else found.position()) != (None if had is None else had.position()):

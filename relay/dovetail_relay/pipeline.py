@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from dovetail_relay.decode import pgoutput
+from dovetail_relay.decode import message, pgoutput
 from dovetail_relay.encode.framing import UnknownFingerprint
-from dovetail_relay.errors import KafkaUnavailable, PoisonHeld, StuckMessage
+from dovetail_relay.errors import Halt, KafkaUnavailable, PoisonHeld, StuckMessage
 from dovetail_relay.ledger import Ledger
 from dovetail_relay.machine import Machine, Step
 from dovetail_relay.nouns import LSN_ZERO, Batch, Checkpoint, Lsn, Record
@@ -34,9 +34,6 @@ READ_TIMEOUT = 10.0
 IDLE_CHECKPOINT_SECONDS = 10.0
 # at_least_once: how often the checkpoint follows, off the latency path.
 LAZY_CHECKPOINT_SECONDS = 1.0
-# A pause after a commit while the stream is busy: starting at once meets the last transaction's unwritten markers and
-# librdkafka's fixed wait of 20 ms.
-PAUSE_SECONDS = 0.002
 # Rows older than this when they arrive are a backlog: then a batch is filled before it is sent.
 BACKLOG_US = 250_000
 FILL_SECONDS = 0.05
@@ -48,10 +45,15 @@ _PG_EPOCH = 946_684_800
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a batch is full."""
+    """When a batch is full, and how long the next one waits after a commit.
+
+    The pause is for a busy stream: starting at once meets the last transaction's unwritten markers, and librdkafka then
+    waits a fixed 20 ms.
+    """
 
     rows: int
     bytes: int
+    pause_seconds: float
 
 
 @dataclass(slots=True)
@@ -61,8 +63,8 @@ class InFlight:
     batch: Batch
     checkpoint: Checkpoint
     sent_at: float
+    write: bool
     all_acknowledged: bool = False
-    write: bool = True
 
 
 class Pipeline:
@@ -103,6 +105,8 @@ class Pipeline:
         self.in_flight: InFlight | None = None
         self.horizon = machine.durable.horizon
         self._readers: dict[bytes, Callable[[bytes], pgoutput.Row]] = {}
+        self._moment = pgoutput.Moment()
+        self._read_message = message.message_reader(self._moment)
         self._prefix = b""
         self._drained = True
         self._behind_us = 0
@@ -112,6 +116,7 @@ class Pipeline:
         self._attempts = 0
         self._topics: set[str] = set()
         self._stopping = False
+        self._halt: Halt | None = None
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -124,6 +129,8 @@ class Pipeline:
             self._settle(*done)
         if self.in_flight is None and not self._stopping:
             self._send_next()
+            if self._halt is not None and self.in_flight is None and not self.ledger.cut_ready:
+                self._end_with(self._halt)
         if self.stream is not None:
             self.stream.report(self.machine.durable.end_lsn)
             self.stream.heartbeat()
@@ -131,7 +138,11 @@ class Pipeline:
     @property
     def reading(self) -> bool:
         """Whether there is room: two batches' worth may wait, so that memory stays bounded."""
-        return self.ledger.rows < 2 * self._limits.rows and self.ledger.bytes < 2 * self._limits.bytes
+        return (
+            self._halt is None
+            and self.ledger.rows < 2 * self._limits.rows
+            and self.ledger.bytes < 2 * self._limits.bytes
+        )
 
     @property
     def drained(self) -> bool:
@@ -161,16 +172,24 @@ class Pipeline:
         if self.stream is not None:
             self.stream.close()
             self.stream = None
+        self._halt = None
         self.ledger = Ledger(self.machine.base.end_lsn, self.machine.base.part)
 
     def stop_sending(self) -> None:
         """No new batch from here on."""
         self._stopping = True
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is under way; in at_least_once also whether the checkpoint has caught up with the events."""
+        if self.in_flight is None and self.machine.pending is not None:
+            self._write_pending()
+        return self.in_flight is None
+
     def map_backfill(self, raw: tuple[bytes | None, ...], seq: int) -> Record:
         """A row that was read from the table instead of the stream; its position lies before every streamed one."""
         self._prefix = position_prefix(self.machine.durable.epoch, LSN_ZERO)
-        return self._record(pgoutput.standard_row(list(raw)), seq)
+        return self._record(lambda _frame: pgoutput.standard_row(list(raw)), b"", seq)
 
     # -- stream → ledger ----------------------------------------------------------------------------------------------
 
@@ -180,7 +199,11 @@ class Pipeline:
         if frames:
             if not self.ledger.rows:
                 self._first_waiting_at = self._clock()
-            self._take(frames)
+            try:
+                self._take(frames)
+            except Halt as halt:
+                # What was committed before the event that halts us goes out first; nothing is read behind it.
+                self._halt = halt
             self._telemetry.progress(received_lsn=stream.received)
 
     def _take(self, frames: list[bytes]) -> None:
@@ -208,11 +231,10 @@ class Pipeline:
             read = reader_of(frame[oid_from:oid_to])
             if read is None or index < skip_rows:
                 continue
-            row = read(frame)
             try:
-                records.append(record(row, prefix, index))  # type: ignore[arg-type]
+                records.append(record(read(frame), prefix, index))  # type: ignore[arg-type]
             except (UnknownFingerprint, StuckMessage):
-                records.append(self._record(row, index))
+                records.append(self._record(read, frame, index))
         ledger.add(records, rows=len(frames), size=sum(map(len, frames)))
 
     def _take_other(self, frame: bytes) -> None:
@@ -221,6 +243,7 @@ class Pipeline:
         tag = body[0]
         if tag == pgoutput.BEGIN:
             begin = pgoutput.begin(body)
+            self._moment.commit_us = begin.commit_us
             if ledger.begin(begin.final_lsn, begin.commit_us):
                 self._prefix = position_prefix(self.machine.durable.epoch, begin.final_lsn)
         elif tag == pgoutput.COMMIT:
@@ -232,16 +255,29 @@ class Pipeline:
             self._learn_relation(pgoutput.relation(body))
         elif tag == KEEPALIVE:
             ledger.keepalive(Lsn(int.from_bytes(body[1:], "big")))
+        elif tag == message.MESSAGE:
+            self._take_message(frame, message.message(body))
+
+    def _take_message(self, frame: bytes, found: message.Message) -> None:
+        ledger = self.ledger
+        if not found.is_event:
+            self._telemetry.message_ignored("prefix" if found.transactional else "not_transactional")
+        elif not ledger.skipping:
+            index = ledger.next_index
+            # A row like any other: it counts, also where it was published before and is passed over.
+            records = [] if index < ledger.skip_rows else [self._record(self._read_message, frame, index)]
+            ledger.add(records, rows=1, size=len(frame))
 
     def _learn_relation(self, relation: pgoutput.Relation) -> None:
         if (relation.namespace, relation.name) == self._table:
-            self._readers[relation.oid] = pgoutput.row_reader(relation, self._columns)
+            self._readers[relation.oid] = pgoutput.row_reader(relation, self._columns, self._moment)
         else:
             # Another schema's table of the same name, or one that an administrator added: not ours to publish.
             self._readers.pop(relation.oid, None)
 
-    def _record(self, row: pgoutput.Row, index: int) -> Record:
+    def _record(self, read: Callable[[bytes], pgoutput.Row], frame: bytes, index: int) -> Record:
         try:
+            row = read(frame)
             return self._mapper.record(row, self._prefix, index)  # type: ignore[arg-type]
         except UnknownFingerprint as unknown:
             try:
@@ -263,7 +299,7 @@ class Pipeline:
         """When the waiting rows should go out."""
         if self._behind_us > BACKLOG_US and self.ledger.rows < self._limits.rows and self.reading:
             return self._first_waiting_at + FILL_SECONDS
-        return self._committed_at + PAUSE_SECONDS
+        return self._committed_at + self._limits.pause_seconds
 
     def _send_next(self) -> None:
         now = self._clock()
@@ -274,25 +310,36 @@ class Pipeline:
         elif ledger.in_transaction:
             self.send(ledger.seal(limits.rows, limits.bytes))
         elif self.machine.pending is not None and now - self._checkpoint_at >= LAZY_CHECKPOINT_SECONDS:
-            pending = self.machine.pending
-            self.send(Batch([], pending.end_lsn, pending.part, pending.backfill))
+            self._write_pending()
         elif now - self._checkpoint_at >= IDLE_CHECKPOINT_SECONDS:
             self.send(ledger.seal_idle())
 
-    def send(self, batch: Batch | None) -> None:
-        """Hand a batch to Kafka; None is nothing to do."""
+    def _end_with(self, halt: Halt) -> None:
+        if self.machine.pending is None:
+            raise halt
+        # Without its checkpoint, what was delivered would be sent again at each new look at the cause.
+        self._write_pending()
+
+    def send(self, batch: Batch | None, *, write: bool = False) -> None:
+        """Hand a batch to Kafka; None is nothing to do. `write`: with its checkpoint, also in at_least_once."""
         if batch is None:
             return
         self._require_topics(batch)
         checkpoint = self.machine.propose(batch, horizon=self.horizon)
-        self._dispatch(InFlight(batch, checkpoint, self._clock()))
+        self._dispatch(InFlight(batch, checkpoint, self._clock(), write=write or not self._lazy))
         if self.ledger.rows:
             self._first_waiting_at = self._clock()
 
+    def _write_pending(self) -> None:
+        """at_least_once: the checkpoint of what was delivered before."""
+        pending = self.machine.pending
+        if pending is not None:
+            self.send(Batch([], pending.end_lsn, pending.part, pending.backfill), write=True)
+
     def _dispatch(self, flight: InFlight) -> None:
         self.in_flight = flight
-        now = self._clock()
-        flight.write = not self._lazy or now - self._checkpoint_at >= LAZY_CHECKPOINT_SECONDS
+        due = flight.write or self._clock() - self._checkpoint_at >= LAZY_CHECKPOINT_SECONDS
+        flight.write = self.machine.must_write(lazy=self._lazy, due=due)
         outcome = self._publisher.send(flight.batch.records)
         if outcome is not None:
             self._recycle(outcome)
@@ -364,7 +411,7 @@ class Pipeline:
             return
         if self.machine.attempt is None:
             raise RuntimeError("nothing to send again")
-        self._dispatch(InFlight(flight.batch, self.machine.attempt, flight.sent_at))
+        self._dispatch(InFlight(flight.batch, self.machine.attempt, flight.sent_at, flight.write))
 
     def _confirmed(self, flight: InFlight, commit_seconds: float) -> None:
         self._checkpoint_at = self._clock()

@@ -10,7 +10,15 @@ from functools import partial
 
 from dovetail_relay.config import Settings, conninfo
 from dovetail_relay.encode.framing import Encoder
-from dovetail_relay.errors import KafkaUnavailable, LeadLost, PartitionsChanged, PublicationChanged, Retry
+from dovetail_relay.errors import (
+    Gap,
+    KafkaUnavailable,
+    LeadLost,
+    Misconfigured,
+    PartitionsChanged,
+    PublicationChanged,
+    Retry,
+)
 from dovetail_relay.health import HealthState
 from dovetail_relay.logs import log
 from dovetail_relay.machine import Machine, admit
@@ -18,8 +26,8 @@ from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, RelayRow, lsn
 from dovetail_relay.pipeline import FENCE_ATTEMPTS, FENCE_TIMEOUT, Fenced, Limits, Pipeline, fence_and_read
 from dovetail_relay.publish.port import Publisher
 from dovetail_relay.registry.builtin import BuiltinRegistry
-from dovetail_relay.route.mapper import Mapper
-from dovetail_relay.route.router import Route, Router
+from dovetail_relay.route.dialects import mapper_for
+from dovetail_relay.route.router import Route, Router, ValueMode
 from dovetail_relay.side import SideThread
 from dovetail_relay.source import timeline
 from dovetail_relay.source.backfill import backfill_rows
@@ -85,7 +93,8 @@ class Reign:
         finally:
             if self._pipeline is not None and self._pipeline.stream is not None:
                 self._pipeline.stream.close()
-            self._side.stop()
+            # On the side thread, behind what may still be under way there: a client is never closed while it is in use.
+            self._side.stop(last=self._given.publisher.close)
 
     # -- steps 2 to 4 -------------------------------------------------------------------------------------------------
 
@@ -121,6 +130,11 @@ class Reign:
     def _admit(self, found: Checkpoint | None) -> tuple[RelayRow, Checkpoint, bool]:
         """The checks of step 4. Returns init's row, where to go on from, and whether this is the very first start."""
         row = self._session.relay_row()
+        if self._session.messages_promised() and not self._settings.outbox.messages:
+            raise Misconfigured(
+                "services were told that logical messages are read, and outbox.messages is off: they would be lost",
+                remedy="set outbox.messages = true, or dovetail init once nobody emits any",
+            )
         self._recorded = row.publication_fingerprint
         with connect(self._conninfo()) as replication:
             system_id, now = timeline.identify(replication)
@@ -159,6 +173,8 @@ class Reign:
             route.aggregatetype: Route(topic=route.topic, value=route.value, on_stuck=route.on_stuck)  # type: ignore[arg-type]
             for route in settings.routes.values()
         }
+        default: ValueMode = "passthrough" if settings.outbox.value == "passthrough" else "avro"
+        router = Router(routes, settings.outbox.topic, settings.allowed_topics, value=default)
         encoder = Encoder()
         registry = given.registry
 
@@ -174,11 +190,13 @@ class Reign:
         return Pipeline(
             table=settings.outbox.schema_and_table,
             columns=dict(settings.outbox.columns),
-            mapper=Mapper(Router(routes, settings.outbox.topic, settings.allowed_topics), encoder),
+            mapper=mapper_for(settings.outbox.headers, settings.outbox.source, router, encoder),
             machine=machine,
             publisher=given.publisher,
             side=self._side,
-            limits=Limits(settings.delivery.batch_rows, settings.delivery.batch_bytes),
+            limits=Limits(
+                settings.delivery.batch_rows, settings.delivery.batch_bytes, settings.delivery.linger_ms / 1000
+            ),
             telemetry=given.telemetry,
             learn=learn,
             lock_held=self._lock_held,
@@ -216,7 +234,8 @@ class Reign:
 
     def _publish(self, pipeline: Pipeline, batch: Batch) -> None:
         pipeline.send(batch)
-        while pipeline.in_flight is not None:
+        # Told to stop, it leaves the batch under way to `_drain`: Kafka may be away.
+        while pipeline.in_flight is not None and not self._given.stopping():
             self._wait(pipeline.wait_seconds(), stream=None)
             pipeline.turn()
             self._touch()
@@ -270,6 +289,14 @@ class Reign:
                 connection.close()
                 raise
         pipeline.attach(stream)
+        # START_REPLICATION below what the slot has confirmed is forwarded silently. Now that the slot is ours nobody
+        # can move it: whoever did while it was free, before the admission or in a Kafka outage, is seen here.
+        confirmed = self._session.pulse().confirmed_flush
+        if confirmed > start:
+            raise Gap(
+                f"slot {self._settings.relay.slot} is confirmed at {lsn_text(confirmed)}, "
+                f"the checkpoint stands at {lsn_text(start)}"
+            )
         given.on_step("streaming")
         given.on_streaming()
         given.telemetry.connected("kafka", connected=True)
@@ -281,7 +308,7 @@ class Reign:
         """SIGTERM: let the batch under way end, report it, and go. Rows read but not sent will stream again."""
         deadline = time.monotonic() + DRAIN_SECONDS
         pipeline.stop_sending()
-        while pipeline.in_flight is not None and time.monotonic() < deadline:
+        while not pipeline.settled and time.monotonic() < deadline:
             self._wait(0.05, stream=None)
             pipeline.turn()
 

@@ -55,7 +55,7 @@ def transactional_id(system_id: str, database: str, slot: str) -> str:
 
 
 class Relay:
-    """`run()` until `stop()`. `on_step` is called at each named step of the algorithm; it does nothing in production."""
+    """`run()` until `stop()`. `on_step` is called at each named step; in production it does nothing."""
 
     def __init__(self, settings: Settings, *, on_step: Callable[[str], None] = lambda _step: None) -> None:
         self._settings = settings
@@ -114,16 +114,15 @@ class Relay:
         try:
             self.telemetry.connected("postgres", connected=True)
             if not self._stand_by(session):
+                session.close()
+                self._wait_on_the_bench()
                 return
             self.telemetry.leader(leads=True)
             log(LogEvent.LEAD_TAKEN, "leading", slot=settings.relay.slot)
             self._on_step("lead")
             publisher = self._publisher or self._build_publisher()
             self._publisher = None
-            try:
-                Reign(session, self._surroundings(publisher)).run()
-            finally:
-                publisher.close()
+            Reign(session, self._surroundings(publisher)).run()
         finally:
             self.telemetry.leader(leads=False)
             session.close()
@@ -133,8 +132,6 @@ class Relay:
         if session.try_lead():
             return True
         if not session.try_seat():
-            self.state.ready("standby")
-            self._sleep(random.uniform(*BENCH_SECONDS))  # noqa: S311 - jitter, not a secret
             return False
         log(LogEvent.STANDING_BY, "another relay leads; standing by, warm")
         self._publisher = self._publisher or self._build_publisher()
@@ -154,6 +151,20 @@ class Relay:
                     log(LogEvent.STALE_LEADER_ENDED, "ended a leader that was silent for a lease", pids=ended)
             self._sleep(random.uniform(*STANDBY_POLL_SECONDS))  # noqa: S311 - jitter, not a secret
         return False
+
+    def _wait_on_the_bench(self) -> None:
+        """Neither leader nor seated: ready, without any connection, until it is time to ask again."""
+        if self._stopping:
+            return
+        self.telemetry.ready(ready=True)
+        self.telemetry.connected("postgres", connected=False)
+        self.state.ready("standby")
+        self._was_ready = True
+        until = time.monotonic() + random.uniform(*BENCH_SECONDS)  # noqa: S311 - jitter, not a secret
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            # The loop turns: that is all the progress that a relay without a connection can make.
+            self.state.progress()
+            self._sleep(min(left, 1.0))
 
     def _build_publisher(self) -> Publisher:
         settings = self._settings

@@ -23,6 +23,7 @@ class SideThread(Generic[T]):
         self._readable, self._writable = os.pipe()
         os.set_blocking(self._readable, False)
         self.busy = False
+        self._last: Callable[[], object] | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -44,8 +45,9 @@ class SideThread(Generic[T]):
         self.busy = False
         return self._done.get()
 
-    def stop(self) -> None:
-        """Let the thread end after its job. Does not wait: a job may hang in a dead broker's timeout."""
+    def stop(self, last: Callable[[], object] | None = None) -> None:
+        """Let the thread end after its job, and do `last` there. Does not wait: a job may hang in a dead broker."""
+        self._last = last
         self._jobs.put(None)
 
     def _run(self) -> None:
@@ -57,5 +59,7 @@ class SideThread(Generic[T]):
             # The byte first: `poll` reads it as soon as it sees the result, so it must be there by then.
             os.write(self._writable, b"!")
             self._done.put(done)
+        if self._last is not None:
+            self._last()
         os.close(self._writable)
         os.close(self._readable)

@@ -85,6 +85,12 @@ METRICS: Final = (
     Metric("dovetail_reconnects_total", "counter", "Connections made again after a loss.", ("server",)),
     Metric("dovetail_errors_total", "counter", "Errors by their name in the relay's error tree.", ("name",)),
     Metric("dovetail_stuck_messages_total", "counter", "Messages that could not be published.", ("reason",)),
+    Metric(
+        "dovetail_messages_ignored_total",
+        "counter",
+        "Logical messages that are no events: another prefix, or sent whether or not their transaction committed.",
+        ("reason",),
+    ),
     Metric("dovetail_parked_messages", "gauge", "Messages that are parked now, held ones included."),
     Metric("dovetail_held_keys", "gauge", "Keys that are held now behind a stuck message."),
     Metric("dovetail_books_balanced", "gauge", "1 when outbox and topics agree, 0 when not, NaN while unknown."),
@@ -257,6 +263,10 @@ class Telemetry:
     def stuck(self, reason: str) -> None:
         """A StuckMessage, by its `reason`."""
         self._counter("dovetail_stuck_messages_total", reason).inc()
+
+    def message_ignored(self, reason: str) -> None:
+        """A logical message that is no event: `prefix` or `not_transactional`."""
+        self._counter("dovetail_messages_ignored_total", reason).inc()
 
     def parked(self, *, messages: int, keys: int) -> None:
         self._gauge("dovetail_parked_messages").set(messages)

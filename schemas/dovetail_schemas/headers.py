@@ -12,6 +12,8 @@ TIME = "time"
 POSITION = "position"
 TRACEPARENT = "traceparent"
 REPLAY = "replay"
+# Only beside CloudEvents' headers; a service may set its own.
+CONTENT_TYPE = "content-type"
 
 # Trace context is the user's to set (traceparent, tracestate, baggage): the relay copies it as it is.
 RESERVED = frozenset({ID, TYPE, TIME, POSITION, REPLAY})

@@ -13,6 +13,8 @@
     │   ├── SchemaInvalid        (ValueError)
     │   ├── SchemaNotRegistered · SchemaIdCollision
     │   ├── OutboxNotInTransaction · ReadOnlyServer · NotInstalled
+    │   ├── MessagesNotRead                    mode="wal", and no relay would see the event
+    │   ├── EnvelopeInvalid      (ValueError)  mode="wal", and the event is too large for a message
     │   └── DuplicateEventId · TransactionFailed      the transaction can only be rolled back
     ├── receiving: nothing was taken
     │   ├── InboxNotInTransaction
@@ -37,6 +39,7 @@ from dovetail_schemas.errors import (
     BadFraming,
     DecodeError,
     DovetailError,
+    EnvelopeInvalid,
     PositionInvalid,
     SchemaInvalid,
     SchemaMismatch,
@@ -51,6 +54,7 @@ __all__ = [
     "DecodeError",
     "DovetailError",
     "DuplicateEventId",
+    "EnvelopeInvalid",
     "EventFromFuture",
     "EventIdInvalid",
     "EventTooOld",
@@ -61,6 +65,7 @@ __all__ = [
     "InboxNotInTransaction",
     "KeyInvalid",
     "KeyRequired",
+    "MessagesNotRead",
     "NotAnEvent",
     "NotInstalled",
     "OutboxNotInTransaction",
@@ -129,6 +134,10 @@ class ReadOnlyServer(DovetailError):
 
 class NotInstalled(DovetailError):
     """The database lacks Dovetail's tables, or the role the right to use them."""
+
+
+class MessagesNotRead(DovetailError):
+    """No relay of this database reads logical messages: the event would be lost without a word."""
 
 
 class DuplicateEventId(DovetailError):

@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from dovetail.errors import EventIdInvalid, HeaderInvalid, PayloadTooLarge
 from dovetail.event import Event, EventType
 from dovetail.ids import uuid7
 from dovetail.statement import Statement
+from dovetail_schemas import envelope
 from dovetail_schemas import headers as header_names
 from dovetail_schemas.sql import queries
 
@@ -20,7 +21,10 @@ MAX_HEADERS_BYTES = 32_768
 STATEMENT_BYTES = 32 * 1024 * 1024
 STATEMENT_ROWS = 10_000
 
+Mode = Literal["table", "wal"]
+
 _NIL = UUID(int=0)
+_NO_HEADERS: Final = "{}"
 _HEADER_NAME = re.compile(r"[!-~]{1,200}", re.ASCII)
 
 
@@ -37,12 +41,29 @@ class Row(NamedTuple):
 
 
 class Publishing:
-    """What every driver's Outbox shares: limits, and rows and statements from events. Holds no connection."""
+    """What every driver's Outbox shares: limits, and rows and statements from events. Holds no connection.
 
-    def __init__(self, *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+    `mode="table"` inserts a row. `mode="wal"` writes the event into the write-ahead log alone: no table and no vacuum,
+    but what is published once is gone: no replay, no recovery after the loss of the slot, no refusal of an id used
+    twice. The relay must read messages (`[outbox] messages = true`, then `dovetail init`); otherwise publishing is
+    refused with `MessagesNotRead`.
+    """
+
+    def __init__(self, *, mode: Mode = "table", max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         if max_payload_bytes < 1:
             raise ValueError(f"max_payload_bytes is {max_payload_bytes}; it must be at least 1")
+        if mode not in {"table", "wal"}:
+            raise ValueError(f"mode is {mode!r}; it must be 'table' or 'wal'")
+        self.mode = mode
         self.max_payload_bytes = max_payload_bytes
+
+    def writing_one(self, row: Row) -> Statement:
+        """The statement that writes one event."""
+        return insert_one(row) if self.mode == "table" else Statement(queries["outbox_emit"], (packed(row),))
+
+    def writing_many(self, rows: Iterable[Row]) -> Iterator[Statement]:
+        """As few statements as size allows, in order; usually one."""
+        return insert_many(rows) if self.mode == "table" else map(_emit_batch, _batches(rows))
 
     def row(
         self,
@@ -73,7 +94,7 @@ class Publishing:
             kind.name,
             body,
             kind.fingerprint,
-            headers_json(headers) if headers else "{}",
+            headers_json(headers) if headers else _NO_HEADERS,
         )
 
 
@@ -84,20 +105,44 @@ def insert_one(row: Row) -> Statement:
 
 def insert_many(rows: Iterable[Row]) -> Iterator[Statement]:
     """As few INSERTs as size allows, in order; usually one."""
+    return map(_insert_batch, _batches(rows))
+
+
+def packed(row: Row) -> bytes:
+    """The event as the content of a logical message."""
+    return envelope.pack(
+        envelope.Envelope(
+            row.id.bytes,
+            row.aggregatetype.encode(),
+            row.aggregateid.encode(),
+            row.type.encode(),
+            row.schema_fingerprint,
+            b"avro",
+            b"" if row.headers == _NO_HEADERS else row.headers.encode(),
+            row.payload,
+        )
+    )
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
     batch: list[Row] = []
     size = 0
     for row in rows:
         if batch and (size + len(row.payload) > STATEMENT_BYTES or len(batch) == STATEMENT_ROWS):
-            yield _insert_batch(batch)
+            yield batch
             batch, size = [], 0
         batch.append(row)
         size += len(row.payload)
     if batch:
-        yield _insert_batch(batch)
+        yield batch
 
 
 def _insert_batch(batch: list[Row]) -> Statement:
     return Statement(queries["outbox_insert_many"], tuple(map(list, zip(*batch, strict=True))))
+
+
+def _emit_batch(batch: list[Row]) -> Statement:
+    return Statement(queries["outbox_emit_many"], ([packed(row) for row in batch],))
 
 
 def headers_json(headers: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from psycopg.rows import tuple_row
 
 from dovetail import errors, registration
 from dovetail.inbox import Delivery, Message, Receiving
-from dovetail.outbox import Publishing, Row, insert_many, insert_one
+from dovetail.outbox import Publishing, Row
 from dovetail.registration import Steps
 from dovetail.statement import Statement
 
@@ -52,7 +52,7 @@ class Outbox(Publishing):
         row = self.row(event, headers, event_id, key)
         self._check(connection, (row,))
         with _EXPLAINED:
-            _cursor(connection).execute(*insert_one(row))
+            _cursor(connection).execute(*self.writing_one(row))
         return row.id
 
     def publish_many(self, conn: SyncSource, events: Iterable[Any]) -> list[UUID]:
@@ -61,12 +61,16 @@ class Outbox(Publishing):
         rows = [self.row(event) for event in events]
         self._check(connection, rows)
         with _EXPLAINED:
-            for statement in insert_many(rows):
+            for statement in self.writing_many(rows):
                 _cursor(connection).execute(*statement)
         return [row.id for row in rows]
 
     def _check(self, connection: _Sync, rows: Iterable[Row]) -> None:
         known = _known_schemas(connection)
+        if self.mode == "wal" and registration.MESSAGES not in known:
+            with _EXPLAINED:
+                registration.require_messages(_cursor(connection).execute(*registration.messages_read()).fetchall())
+            known.add(registration.MESSAGES)
         for fingerprint, kind in _unknown(rows, known).items():
             with _EXPLAINED:
                 found = _cursor(connection).execute(*registration.lookup(fingerprint)).fetchall()
@@ -91,7 +95,7 @@ class AsyncOutbox(Publishing):
         row = self.row(event, headers, event_id, key)
         await self._check(connection, (row,))
         with _EXPLAINED:
-            await _acursor(connection).execute(*insert_one(row))
+            await _acursor(connection).execute(*self.writing_one(row))
         return row.id
 
     async def publish_many(self, conn: AsyncSource, events: Iterable[Any]) -> list[UUID]:
@@ -100,12 +104,17 @@ class AsyncOutbox(Publishing):
         rows = [self.row(event) for event in events]
         await self._check(connection, rows)
         with _EXPLAINED:
-            for statement in insert_many(rows):
+            for statement in self.writing_many(rows):
                 await _acursor(connection).execute(*statement)
         return [row.id for row in rows]
 
     async def _check(self, connection: _Async, rows: Iterable[Row]) -> None:
         known = _known_schemas(connection)
+        if self.mode == "wal" and registration.MESSAGES not in known:
+            with _EXPLAINED:
+                cursor = await _acursor(connection).execute(*registration.messages_read())
+                registration.require_messages(await cursor.fetchall())
+            known.add(registration.MESSAGES)
         for fingerprint, kind in _unknown(rows, known).items():
             with _EXPLAINED:
                 cursor = await _acursor(connection).execute(*registration.lookup(fingerprint))

@@ -7,13 +7,16 @@ back afterwards.
 from collections.abc import Generator, Iterable
 from typing import Any
 
-from dovetail.errors import SchemaIdCollision, SchemaNotRegistered
+from dovetail.errors import MessagesNotRead, SchemaIdCollision, SchemaNotRegistered
 from dovetail.event import EventType
 from dovetail.statement import Statement
 from dovetail_schemas.sql import queries
 
 Rows = list[tuple[Any, ...]]
 Steps = Generator[Statement, Rows, None]
+
+# Stands among a database's known fingerprints (16 bytes each) for "a relay reads messages here".
+MESSAGES = b"messages"
 
 
 def registering(sources: Iterable[Any]) -> Steps:
@@ -53,3 +56,17 @@ def is_lasting(kind: str, rows: Rows) -> bool:
             f"call dovetail.register(conn, {kind}) at start-up, or run `dovetail schema push`"
         )
     return bool(rows[0][0])
+
+
+def messages_read() -> Statement:
+    """The question whose answer `require_messages` reads."""
+    return Statement(queries["outbox_messages_read"], ())
+
+
+def require_messages(rows: Rows) -> None:
+    """Raise `MessagesNotRead` unless a relay of this database reads logical messages."""
+    if not rows or not rows[0][0]:
+        raise MessagesNotRead(
+            "no relay of this database reads logical messages, so the event would be lost; "
+            "set [outbox] messages = true, run `dovetail init`, or use Outbox() without mode"
+        )

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psycopg
@@ -16,7 +17,6 @@ from dovetail_local.demo import run as play
 from dovetail_local.demo.command import report
 from dovetail_local.demo.screen import PlainScreen
 from dovetail_local.endpoints import KAFKA_VARIABLE, POSTGRES_VARIABLE
-from support.servers import stack  # noqa: F401 - a fixture
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(150)
@@ -68,7 +68,7 @@ def _nothing_is_left(environ):
 
 def test_the_books_balance_while_relay_and_consumer_are_killed(clean_environment):
     done = subprocess.run(
-        [*DEMO, "8", "--output", "json"],
+        [DEMO[0], "--output", "json", *DEMO[1:], "8"],
         env=clean_environment,
         capture_output=True,
         text=True,
@@ -97,11 +97,31 @@ def test_an_early_end_leaves_no_process(clean_environment, number):
     process.send_signal(number)
     _, words = process.communicate(timeout=40)
     _nothing_is_left(clean_environment)
+    wait_until(lambda: not list(Path(clean_environment["TMPDIR"]).iterdir()), 10, "its files are gone as well")
     if number != signal.SIGKILL:
         assert process.returncode == 130
         assert "dovetail demo: interrupted; nothing was left running" in words
         assert "Traceback" not in words
-        assert not list(Path(clean_environment["TMPDIR"]).iterdir())
+
+
+def test_keep_leaves_the_servers_with_everything_in_them_and_says_how_to_reach_and_remove_them(clean_environment):
+    done = subprocess.run(
+        [*DEMO, "2", "--keep"], env=clean_environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    dovetail = [DEMO[0], "local"]
+    said = re.search(r"dovetail local env --dir (\S+?)\)", done.stderr)
+    try:
+        shown = subprocess.check_output([*dovetail, "env", "--dir", said[1]], env=clean_environment, text=True)
+        addresses = dict(re.findall(r"^export (\w+)='(.*)'$", shown, re.MULTILINE))
+        with psycopg.connect(addresses["DOVETAIL_POSTGRES__OWNER_DSN"]) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM dovetail.outbox").fetchone()
+        assert done.stdout.splitlines()[0].split() == ["committed", str(count)]
+    finally:
+        assert f"dovetail local down --delete --dir {said[1]}" in done.stderr
+        subprocess.run([*dovetail, "down", "--delete", "--dir", said[1]], env=clean_environment, check=True)
+    _nothing_is_left(clean_environment)
+    assert not list(Path(clean_environment["TMPDIR"]).iterdir())
 
 
 def test_an_interruption_while_the_servers_start_leaves_no_process(clean_environment):
@@ -136,7 +156,7 @@ def test_on_a_terminal_the_figures_are_drawn_in_place(clean_environment):
 
 
 @pytest.fixture
-def existing_servers(stack, monkeypatch):  # noqa: F811 - the fixture imported above
+def existing_servers(stack, monkeypatch):
     """Servers that are there already, as their operator would name them."""
     endpoints = stack.endpoints()
     for name, value in endpoints.environment().items():
@@ -152,8 +172,9 @@ def _databases_and_slots(endpoints):
 
 
 def test_a_record_missing_from_the_topic_makes_it_fail_and_existing_servers_are_left_as_they_were(
-    existing_servers, capsys
+    existing_servers, capsys, monkeypatch, tmp_path
 ):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = _databases_and_slots(existing_servers)
     books = play.run(4, PlainScreen(), view=lambda records: records[:-1])
     assert (books.lost, books.balanced) == (1, False)
@@ -163,6 +184,9 @@ def test_a_record_missing_from_the_topic_makes_it_fail_and_existing_servers_are_
     assert json.loads(out)["lost"] == 1
     assert "lost is 1, not 0" in err
     assert _databases_and_slots(existing_servers) == before
+    (logs,) = tmp_path.iterdir()
+    assert f"the logs are in {logs}" in err
+    assert {log.name for log in logs.iterdir()} == {"init.log", "orders.log", "relay.log", "shipping.log"}
 
 
 def test_without_the_right_to_make_a_database_it_says_so_in_one_line(existing_servers):

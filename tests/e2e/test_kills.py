@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+
 from dovetail_local.stack import Stack
 from dovetail_relay.crash import STEPS
 from support.waiting import wait_until
@@ -59,7 +60,7 @@ def test_random_kills_under_load_neither_lose_nor_double(stack: Stack, pytestcon
         assert books.committed == books.published > kills
 
 
-def _after(seconds: float):  # noqa: ANN202 - a condition that turns true by the clock: the kill must be at random
+def _after(seconds: float):
     import time
 
     moment = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""One transaction of a million rows: every row once and in order, in flat memory, also across a kill -9 in the middle."""
+"""One transaction of a million rows: every row once and in order, in flat memory, also across a kill -9."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+
 from dovetail_local.stack import Stack
 from support.relay import RelayProcess
-from support.waiting import wait_until
 from support.world import PARTITIONS, World, new_world
 
 SMALL, LARGE = 20_000, 1_000_000

@@ -1,4 +1,4 @@
-"""What a consumer that knows nothing of Dovetail finds: Confluent's own deserialiser, unmodified, at the relay's port."""
+"""What a consumer that knows nothing of Dovetail finds: Confluent's own deserialiser at the relay's port."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-import dovetail
 import psycopg
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
+
+import dovetail
 from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack
 from support.waiting import wait_until

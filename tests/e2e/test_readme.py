@@ -1,33 +1,42 @@
 """Everything that README and docs show is run: an example that is not true does not stay for long.
 
-Above each fenced block of `sh`, `python` or `toml` stands an HTML comment that says what is done with it:
+Above each fenced block of `sh`, `python`, `toml` or `sql` stands an HTML comment that says what is done with it:
 
     <!-- run: shell -->                      run in one bash session with the page's other shell blocks, in order
     <!-- run: shell; prints: some text -->   and this text must come out
     <!-- file: shop.py -->                   written to the working directory first
-    <!-- run: make -->                       `make` targets that must exist; the demo is run by tests/e2e/test_demo.py
+    <!-- run: make -->                       `make` targets that must exist
     <!-- run: config -->                     a configuration that must load
+    <!-- run: sql -->                        run by a superuser in an empty database
     <!-- not run: reason -->
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
 
+from dovetail_local.endpoints import Endpoints
+from dovetail_local.stack import Stack
 from dovetail_relay.config import load
+from dovetail_relay.setup.checks import examine
+from dovetail_relay.setup.install import Plan, install
+from support.waiting import wait_until
+from support.world import new_world
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-FENCE = re.compile(r"(?:^<!-- (?P<mark>.*?) -->\n+)?^```(?P<kind>sh|python|toml)\n(?P<text>.*?)^```$", re.M | re.S)
+FENCE = re.compile(r"(?ms)(?:^<!-- (?P<mark>.*?) -->\n+)?^```(?:sh|python|toml|sql)\n(?P<text>.*?)^```$")
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
 
 
@@ -62,25 +71,23 @@ def test_each_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_each_configuration_loads(page: Path) -> None:
+def test_each_configuration_loads(page: Path, tmp_path: Path) -> None:
     for block in blocks(page):
         if block.mark == "run: config":
-            needs = [key for key in ("postgres.dsn", "kafka.bootstrap_servers") if "bootstrap_servers" in block.text]
-            load(None, {}, flat(tomllib.loads(block.text)), needs=needs)
-
-
-def flat(sections: dict[str, object], above: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in sections.items():
-        if isinstance(value, dict) and above != "kafka.":
-            found |= flat(value, f"{above}{key}.")
-        else:
-            found[above + key] = str(value).lower() if isinstance(value, bool) else str(value)
-    return found
+            text = block.text.replace("/run/secrets", str(tmp_path))
+            for secret in re.findall(re.escape(str(tmp_path)) + r"[^\"]+", text):
+                Path(secret).write_text("secret")
+                Path(secret).chmod(0o400)
+            file = tmp_path / "dovetail.toml"
+            file.write_text(text)
+            load(file, {}, needs=())
 
 
 def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
-    script = ["set -euo pipefail", "trap 'kill $(jobs -p) 2>&1 || true; dovetail local down --delete 2>&1 || true' EXIT"]
+    script = [
+        "set -euo pipefail",
+        "trap 'kill $(jobs -p) 2>&1 || true; dovetail local down --delete 2>&1 || true' EXIT",
+    ]
     expected = []
     for block in blocks(ROOT / "README.md"):
         mark = block.mark or ""
@@ -107,14 +114,92 @@ def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
         assert text in done.stdout.splitlines(), done.stdout + done.stderr[-6000:]
 
 
+def test_the_roles_that_the_page_makes_are_enough(stack: Stack, database: Endpoints) -> None:
+    (block,) = (block for block in blocks(ROOT / "docs/how-to/roles.md") if block.mark == "run: sql")
+    parts = urlsplit(database.superuser_dsn)
+    statements = block.text.replace("DATABASE shop", f"DATABASE {parts.path[1:]}").split(";\n")
+    logins = re.findall(r"CREATE ROLE (shop_\w+)", block.text)
+    with psycopg.connect(database.superuser_dsn, autocommit=True) as superuser:
+        try:
+            for statement in filter(str.strip, statements):
+                # The groups belong to the cluster: another test's database may have brought them.
+                with contextlib.suppress(psycopg.errors.DuplicateObject):
+                    superuser.execute(statement)
+            by_purpose = {
+                login: urlunsplit(parts._replace(netloc=f"{login}:change-me@{parts.hostname}:{parts.port}"))
+                for login in logins
+            }
+            settings = load(
+                None,
+                {
+                    "DOVETAIL_POSTGRES__DSN": by_purpose["shop_relay"],
+                    "DOVETAIL_POSTGRES__OWNER_DSN": by_purpose["shop_owner"],
+                    "DOVETAIL_POSTGRES__APP_DSN": by_purpose["shop_app"],
+                    "DOVETAIL_POSTGRES__OPERATOR_DSN": by_purpose["shop_operator"],
+                    "DOVETAIL_KAFKA__BOOTSTRAP_SERVERS": database.bootstrap_servers,
+                    "DOVETAIL_RELAY__NAME": "roles",
+                },
+            )
+            install(settings, Plan(), report=lambda _step: None, on_wait=lambda _blockers: None)
+            found = {finding.check: finding for finding in examine(settings)}
+            wanted = {"postgres.replication", *(f"postgres.{role}_rights" for role in ("relay", "app", "operator"))}
+            assert wanted <= found.keys()
+            assert [found[check].line() for check in sorted(wanted) if found[check].status != "ok"] == []
+        finally:
+            superuser.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE '%_roles'"
+            )
+            # Whoever made them first may grant them; the other tests' owner is not that one any more.
+            owner = psycopg.conninfo.conninfo_to_dict(database.owner_dsn)["user"]
+            superuser.execute(f"GRANT dovetail_app, dovetail_relay, dovetail_operator TO {owner} WITH ADMIN OPTION")
+            for login in logins:
+                superuser.execute(f"DROP OWNED BY {login} CASCADE")
+                superuser.execute(f"DROP ROLE {login}")
+
+
+def test_the_way_out_of_a_lost_slot_that_the_halts_describe(stack: Stack) -> None:
+    with new_world(stack) as world:
+        with world.writers():
+            first = world.relay()
+            first.wait_streaming()
+        world.wait_until_published()
+        first.kill()
+        with psycopg.connect(world.endpoints.superuser_dsn, autocommit=True) as superuser:
+            wait_until(lambda: dropped(superuser, world.settings().relay.slot), 10, "the slot can be dropped")
+        with world.writers(seed=2) as writers:
+            wait_until(lambda: writers.tally.transactions >= 3, 10, "three more transactions have ended")
+        halted = world.relay()
+        halted.wait_for_log("relay_halted")
+        assert "SLOT_LOST" in halted.log()
+        halted.kill()
+        before = {event.event_id for event in world.read_topic()}
+
+        world.environ["DOVETAIL_RELAY__NAME"] = world.name + "b"
+        install(world.settings(), Plan(), report=lambda _step: None, on_wait=lambda _blockers: None)
+        world.relay().wait_streaming()
+        kept = {event.event_id for event in world.table()}
+        wait_until(
+            lambda: kept <= {event.event_id for event in world.read_topic()}, 30, "all that is kept is published"
+        )
+        assert kept > before
+
+
+def dropped(superuser: psycopg.Connection[tuple[object, ...]], slot: str) -> bool:
+    try:
+        superuser.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+    except psycopg.errors.ObjectInUse:
+        return False
+    return True
+
+
 def test_the_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     told = {
         target
         for page in PAGES
         for block in blocks(page)
         if block.mark == "run: make"
-        for target in re.findall(r"^make ([a-z-]+)", block.text, re.M)
+        for target in re.findall(r"^make ([a-z-]+)", block.text, re.MULTILINE)
     }
     assert told
     assert told <= targets

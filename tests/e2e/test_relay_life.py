@@ -1,4 +1,4 @@
-"""How a relay starts, stops, waits for its servers and survives them. These tests break servers, so they have their own."""
+"""How a relay starts, stops, waits for its servers and survives them. These tests break servers of their own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
+
 from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack, temporary_folder
 from dovetail_relay.setup.install import Plan, install
@@ -112,8 +114,10 @@ def test_sigterm_while_kafka_has_never_answered_ends_the_relay(world: World, own
 
 def test_sigterm_while_a_batch_waits_for_kafka_ends_the_relay(world: World, own_stack: Stack) -> None:
     relay = world.relay().wait_streaming()
+    write(world, 1)
+    world.wait_until_published()
     with paused_broker(own_stack):
-        write(world, 1, 2, 3)
+        write(world, 2, 3)
         wait_until(lambda: waiting_events(relay) > 0, 10, "the relay holds events")
         terminated_quickly(relay)
         assert slot_is_free(world)
@@ -196,7 +200,7 @@ def test_sigterm_in_the_middle_of_the_first_start_ends_the_relay_though_kafka_is
 
 
 def state_of(relay: RelayProcess) -> str:
-    with open(f"/proc/{relay.process.pid}/stat") as stat:
+    with Path(f"/proc/{relay.process.pid}/stat").open() as stat:
         return stat.read().rsplit(")", 1)[1].split()[0]
 
 
@@ -378,7 +382,8 @@ def test_at_least_once_survives_kills_and_a_switch_of_modes(world: World) -> Non
     with world.writers(count=2) as writers:
         for step, mode in (("begin", "at_least_once"), ("produced", "at_least_once"), ("committed", "exactly_once")):
             killed = world.relay("-m", "dovetail_relay.crash", step, "9", DOVETAIL_DELIVERY__MODE=mode)
-            assert killed.wait_ended(60) == -9, killed.log()[-2000:]
+            wait_until(lambda relay=killed: relay.process.poll() is not None, 40, f"killed at {step}")
+            assert killed.wait_ended() == -9, killed.log()[-2000:]
         world.relay(**AT_LEAST_ONCE).wait_streaming()
         transactions(writers, 30)
     nothing_lost_and_first_occurrences_in_order(world, writers.tally.rolled_back_ids)

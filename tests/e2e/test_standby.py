@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+
 from dovetail_local.stack import Stack
 from support.relay import RelayProcess
 from support.waiting import wait_until
@@ -94,7 +95,7 @@ def test_a_standby_takes_over_from_a_killed_leader_and_is_ready_all_the_time(wor
         leader = world.relay().wait_streaming()
         for _ in range(4):
             standby = world.relay().wait_for_log("standing_by")
-            assert role(standby) == "standby"
+            wait_until(lambda relay=standby: role(relay) == "standby", 10, "the standby is ready")
             assert standby.get("/livez")[0] == 200
             transactions(writers, 10)
             leader.signal(signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -11,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import dovetail
 import psycopg
 import pytest
+
+import dovetail
 from dovetail.psycopg import Inbox, Outbox, register
 from dovetail_local.stack import Stack
 from support.waiting import wait_until
@@ -149,6 +151,31 @@ def test_lag_beyond_the_limit_is_a_finding(world: World) -> None:
     assert "LAGGING" in status(world, "--max-lag-seconds", "0").err
 
 
+def test_a_named_halt_is_told_with_its_next_command(stack: Stack) -> None:
+    with new_world(stack) as world:
+        with psycopg.connect(world.endpoints.owner_dsn) as connection:
+            connection.execute("ALTER PUBLICATION dovetail SET (publish = 'insert, update')")
+        relay = world.relay().wait_for_log("relay_halted")
+        answer = status(world, "--http-port", str(relay.port()))
+        assert answer.code == 4
+        assert (
+            "PUBLICATION_CHANGED: the relay has halted; next: dovetail doctor, then dovetail relay accept" in answer.err
+        )
+        assert "NOBODY_LEADS" not in answer.err
+        assert "is not ready: PUBLICATION_CHANGED" in answer.out
+
+
+def test_a_frozen_leader_is_a_finding(stack: Stack) -> None:
+    with new_world(stack, DOVETAIL_RELAY__LEASE_SECONDS="2") as world:
+        relay = world.relay().wait_streaming()
+        port = relay.port()
+        relay.signal(signal.SIGSTOP)
+        role = {"DOVETAIL_POSTGRES__OPERATOR_DSN": world.endpoints.relay_dsn}
+        wait_until(
+            lambda: "LEADER_SILENT" in status(world, "--http-port", str(port), **role).err, 30, "its silence is noticed"
+        )
+
+
 def test_an_event_is_followed_from_row_to_record_to_inbox(world: World) -> None:
     relay = world.relay().wait_streaming()
     event = publish(world, "a key \x1b[31m")
@@ -208,6 +235,7 @@ def test_without_kafka_the_side_of_postgresql_is_still_shown(world: World) -> No
 
 
 def test_without_postgresql_the_last_known_is_still_shown(world: World) -> None:
+    world.relay().wait_streaming().kill()
     nowhere = f"postgresql://u:secret-word@{DEAD}/d"
     answer = status(world, DOVETAIL_POSTGRES__OPERATOR_DSN=nowhere)
     assert answer.code == 3

@@ -15,11 +15,12 @@ from decimal import Decimal
 from typing import Annotated, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-import dovetail
 import psycopg
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
+
+import dovetail
 from dovetail.psycopg import Outbox, register
 from dovetail_local.stack import Stack
 from support.waiting import wait_until

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -95,4 +96,6 @@ def test_every_key_is_in_its_section_with_its_default() -> None:
 
 def shown(key: dataclasses.Field[object]) -> str:
     value = key.default_factory() if key.default is dataclasses.MISSING else key.default  # type: ignore[misc]
-    return str(value).lower() if isinstance(value, bool) else str(value) if value != {} else "{}"
+    if isinstance(value, bool | tuple):
+        return json.dumps(value)
+    return str(value) if value != {} else "{}"

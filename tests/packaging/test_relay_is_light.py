@@ -37,7 +37,9 @@ def loaded() -> set[str]:
         "DOVETAIL_POSTGRES__DSN": "postgresql://relay@localhost/shop",
         "DOVETAIL_KAFKA__BOOTSTRAP_SERVERS": "localhost:9092",
     }
-    done = subprocess.run([sys.executable, "-c", PROBE], env=environ, capture_output=True, text=True, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], env=environ, capture_output=True, text=True, cwd="/", check=False
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 

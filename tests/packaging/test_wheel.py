@@ -29,7 +29,7 @@ def project() -> dict[str, object]:
 
 def uv(*arguments: object, **environ: str) -> None:
     command = [str(UV), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -54,7 +54,12 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(program: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("DOVETAIL_", "PYTHON"))}
     return subprocess.run(
-        [str(program), *arguments], cwd=program.parent, env={**plain, **environ}, capture_output=True, text=True
+        [str(program), *arguments],
+        cwd=program.parent,
+        env={**plain, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -98,7 +103,9 @@ def test_one_version_everywhere(wheel: Path, clean: Path) -> None:
 
 
 def test_the_sdk_alone_imports_without_any_extra(clean: Path) -> None:
-    statement = "import dovetail, dovetail_schemas, dovetail_schemas.avro, dovetail_schemas.sql as s; print(len(s.queries))"
+    statement = (
+        "import dovetail, dovetail_schemas, dovetail_schemas.avro, dovetail_schemas.sql as s; print(len(s.queries))"
+    )
     done = run(clean / "python", "-c", statement)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0

@@ -10,7 +10,9 @@ from typing import Any
 from dovetail_relay import reign
 from dovetail_relay.config import load
 from dovetail_relay.crash import Killer
+from dovetail_relay.nouns import Lsn
 from dovetail_relay.service import main
+from dovetail_relay.source.replication import ReplicationStream
 
 
 def checkpoint_ignored() -> None:
@@ -24,7 +26,25 @@ def checkpoint_ignored() -> None:
     reign.admit = admit
 
 
-BUGS: dict[str, Callable[[], None]] = {"checkpoint_ignored": checkpoint_ignored}
+def confirms_what_it_received() -> None:
+    """Report the newest position that was read, as a client that acknowledges on receipt would."""
+    honest = ReplicationStream.read
+
+    def read(self: ReplicationStream, limit: int) -> list[bytes]:
+        frames = honest(self, limit)
+        for frame in frames:
+            # A Commit's end LSN, as it comes in.
+            if frame[25:26] == b"C":
+                self.report(Lsn(int.from_bytes(frame[35:43], "big")))
+        return frames
+
+    ReplicationStream.read = read  # type: ignore[method-assign]
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    "checkpoint_ignored": checkpoint_ignored,
+    "confirms_what_it_received": confirms_what_it_received,
+}
 
 if __name__ == "__main__":
     BUGS[sys.argv[1]]()

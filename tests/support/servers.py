@@ -17,11 +17,19 @@ _GONE_SECONDS = 10.0
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    """Give a running stack; servers named in the environment are used instead of their own kind."""
+def stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
+    """Give a running stack of the asked versions; servers named in the environment are used instead of their kind."""
     given = {"postgres": POSTGRES_VARIABLE, "kafka": KAFKA_VARIABLE}
     parts = frozenset(part for part, variable in given.items() if not os.environ.get(variable))
-    running = Stack(temporary_folder(), durable=False, temporary=True, parts=parts)
+    running = Stack(
+        temporary_folder(),
+        brokers=pytestconfig.getoption("--brokers"),
+        postgres_version=pytestconfig.getoption("--postgres-version"),
+        kafka_version=pytestconfig.getoption("--kafka-version"),
+        durable=False,
+        temporary=True,
+        parts=parts,
+    )
     running.up(attached=True)
     yield running
     running.down()

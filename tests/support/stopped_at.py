@@ -1,4 +1,4 @@
-"""`python -m support.stopped_at STEP NTH`: a relay that stops itself (SIGSTOP) at the NTH pass of a named step, once."""
+"""`python -m support.stopped_at STEP NTH`: a relay that stops itself (SIGSTOP) once, at the NTH pass of a step."""
 
 import os
 import signal

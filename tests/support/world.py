@@ -1,4 +1,4 @@
-"""A small world on the real servers: one database, one topic, one relay's set-up, and readers that share no code with it."""
+"""A small world on the real servers: one database, one topic, one relay, and readers that share no code with it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import fastavro
 import psycopg
 from confluent_kafka import Consumer, TopicPartition
+
 from dovetail_local.endpoints import Endpoints
 from dovetail_local.stack import Stack
 from dovetail_relay.config import Settings, load
 from dovetail_relay.setup.install import Plan, install
-
 from support.checker import Books, Seen, check
 from support.relay import RelayProcess
 from support.servers import fresh_database

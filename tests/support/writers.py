@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import dataclass, field
+from typing import Self
+
+import psycopg
 
 import dovetail
-import psycopg
 from dovetail.psycopg import Outbox
 from dovetail_local.endpoints import Endpoints
 
@@ -57,7 +59,7 @@ class Writers:
             for index in range(count)
         ]
 
-    def __enter__(self) -> Writers:
+    def __enter__(self) -> Self:
         with psycopg.connect(self._dsn) as connection:
             for key in self._keys:
                 connection.execute("INSERT INTO numbers (key) VALUES (%s) ON CONFLICT DO NOTHING", (key,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, assert_type
@@ -59,12 +59,12 @@ def ship(conn: psycopg.Connection[Any], delivery: Delivery) -> None:
     assert_type(delivery.fresh, bool)
     assert_type(delivery.id, UUID)
     assert_type(delivery.key, str | None)
-    assert_type(delivery.time, datetime.datetime)
+    assert_type(delivery.time, dt.datetime)
     conn.execute("INSERT INTO shipment (order_id) VALUES (%s)", (delivery.event.order_id,))
 
 
 def receive(conn: psycopg.Connection[Any], message: Any) -> None:
-    inbox = Inbox("shipping", types=[OrderPlaced], schemas=DatabaseSchemas("dbname=shop"))
+    inbox = Inbox("shipping", types=[OrderPlaced], schemas=DatabaseSchemas(lambda: psycopg.connect("dbname=shop")))
     with conn.transaction(), inbox.receive(conn, message) as delivery:
         assert_type(delivery, Delivery)
         if delivery.fresh:

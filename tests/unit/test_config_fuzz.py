@@ -7,9 +7,8 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dovetail_relay.config import Settings, conninfo, kafka_properties, load
+from dovetail_relay.config import Settings, conninfo, effective, kafka_properties, load
 from dovetail_relay.errors import ConfigInvalid
-from dovetail_relay.settings.effective import effective
 from dovetail_relay.settings.gather import SECTIONS
 
 KEYS = (

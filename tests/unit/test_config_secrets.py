@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dovetail_relay.config import BadSecretFile, Secret, conninfo, kafka_properties, load, scrubbed
+from dovetail_relay.config import BadSecretFile, Secret, conninfo, effective, kafka_properties, load, scrubbed
 from dovetail_relay.errors import ConfigInvalid
-from dovetail_relay.settings.effective import effective
 from dovetail_relay.settings.secret import read_secret_file
 
 DSN = "host=localhost dbname=shop user=relay password=hunter2"

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from support.waiting import wait_until
 
 from dovetail_relay import health
 from dovetail_relay.errors import Gap, Misconfigured
 from dovetail_relay.health import HealthServer, HealthState
 from dovetail_relay.telemetry import Telemetry
+from support.waiting import wait_until
 
 
 class Clock:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from dovetail_relay.ledger import Ledger
-from dovetail_relay.nouns import Batch, Lsn, Part, Record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from dovetail_relay.ledger import Ledger
+from dovetail_relay.nouns import Batch, Lsn, Part, Record
 
 
 def record(name: str) -> Record:
@@ -60,10 +61,8 @@ class Chooser:
         return number % (n + 1)
 
 
-def replay(
-    log: list[Transaction], end_lsn: Lsn, part: Part | None, choose: Chooser, max_rows: int
-) -> list[Batch]:
-    """Stream `log` as the server does from `end_lsn` (it sends each transaction that ends beyond it) and cut batches."""
+def replay(log: list[Transaction], end_lsn: Lsn, part: Part | None, choose: Chooser, max_rows: int) -> list[Batch]:
+    """Stream `log` as the server does from `end_lsn`, each transaction that ends beyond it, and cut batches."""
     ledger, batches = Ledger(end_lsn, part), []
 
     def maybe_seal() -> None:

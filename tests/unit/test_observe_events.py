@@ -6,13 +6,14 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dovetail_relay.config import Settings, load
 from dovetail_relay.errors import ConfigInvalid
 from dovetail_relay.observe import events, schemas, stream, trace
 from dovetail_relay.observe.printable import json_line, printable
 from dovetail_schemas.avro import Codec, frame
-from hypothesis import given
-from hypothesis import strategies as st
 
 CODEC = Codec(
     {
@@ -183,7 +184,7 @@ def test_a_schema_that_is_none_says_so() -> None:
 
 @pytest.mark.parametrize("url", ["registry:8081", "file:///etc/passwd", "http://", "http://h:port", "ftp://h"])
 def test_an_address_that_is_no_registry_is_refused(url: str) -> None:
-    with pytest.raises(ConfigInvalid, match="registry.url"):
+    with pytest.raises(ConfigInvalid, match=r"registry\.url"):
         schemas.from_registry(url)
 
 

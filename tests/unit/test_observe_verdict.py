@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from dovetail_relay.nouns import Checkpoint, Lsn
 from dovetail_relay.observe import process, report, verdict
 from dovetail_relay.observe.database import count_above, horizon_of

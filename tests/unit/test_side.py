@@ -7,6 +7,7 @@ import select
 from functools import partial
 
 import pytest
+
 from dovetail_relay.side import SideThread
 
 

@@ -4,7 +4,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-RELAY_KILLS = 3
+# Three, or two where the time is too short for the relay to come back three times.
+RELAY_KILLS, RELAY_KILLS_IN_A_HURRY = 3, 2
+HURRY_SECONDS = 8.0
 _CHANCE = random.SystemRandom()
 # No kill in the first and the last part of the play: there is nothing to lose yet, or no longer.
 _FIRST, _LAST = 0.12, 0.92
@@ -29,9 +31,10 @@ class Schedule:
 
 def schedule(seconds: float) -> Schedule:
     """Draw the moments: one for each relay kill in its own part of the time, one for the consumer anywhere."""
-    part = (_LAST - _FIRST) * seconds / RELAY_KILLS
+    kills = RELAY_KILLS if seconds >= HURRY_SECONDS else RELAY_KILLS_IN_A_HURRY
+    part = (_LAST - _FIRST) * seconds / kills
     moments: list[tuple[float, Victim]] = [
-        (_FIRST * seconds + part * (number + _CHANCE.random()), "relay") for number in range(RELAY_KILLS)
+        (_FIRST * seconds + part * (number + _CHANCE.random()), "relay") for number in range(kills)
     ]
     moments.append((seconds * _CHANCE.uniform(0.35, 0.65), "shipping"))
     return Schedule(sorted(moments))

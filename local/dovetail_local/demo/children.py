@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from dovetail_local.errors import LocalError
+from dovetail_local.errors import LocalError, Unreachable
 from dovetail_local.identity import Identity, die_with_parent, identify
 from dovetail_local.watchdog import Watchdog
 
@@ -141,7 +141,8 @@ class Children:
         except subprocess.TimeoutExpired:
             raise LocalError(f"{child.name} did not end within {seconds:g} s: {child.last_words()}") from None
         if status:
-            raise LocalError(f"{child.name} ended with status {status}: {child.last_words()}")
+            kind = Unreachable if status == Unreachable.exit_code else LocalError
+            raise kind(f"{child.name} ended with status {status}: {child.last_words()}")
 
 
 def _identity(child: Child) -> Identity | None:

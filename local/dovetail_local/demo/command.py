@@ -14,10 +14,14 @@ _FAILED = 1
 
 def demo(
     context: typer.Context,
-    seconds: Annotated[int, typer.Option(min=1, max=3600, help="How long orders come in.")] = 20,
+    seconds: Annotated[
+        int, typer.Option(min=1, max=3600, help="How long orders come in.", envvar="DOVETAIL_DEMO_SECONDS")
+    ] = 20,
     output: Annotated[str | None, typer.Option(help="How the books are printed: table or json.")] = None,
     *,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running, with everything in them.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the servers running, with all in them.", envvar="DOVETAIL_DEMO_KEEP")
+    ] = False,
 ) -> None:
     """Run a shop on real servers, kill the relay again and again, and balance the books; exit 4 if they do not."""
     output = output or getattr(context.find_root().obj, "output", "table")
@@ -35,8 +39,10 @@ def demo(
         books = run(seconds, screen(), keep=keep)
     except LocalError as error:
         raise _ended(error, error.exit_code) from None
-    except (psycopg.OperationalError, KafkaException) as error:
+    except psycopg.OperationalError as error:
         raise _ended(error, _UNREACHABLE) from None
+    except KafkaException as error:
+        raise _ended(f"Kafka: {error.args[0].str()}", _UNREACHABLE) from None
     except (psycopg.Error, Unreadable) as error:
         raise _ended(error, _FAILED) from None
     except KeyboardInterrupt:

@@ -94,6 +94,7 @@ class Play:
                 self._tick(reader)
         self._children.stop("relay")
         self._children.stop("shipping")
+        self.figures.act = "reading everything back"
         return self._rolled_back
 
     def _start_all(self) -> None:

@@ -3,7 +3,6 @@
 import sys
 import time
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -39,9 +38,7 @@ class Screen(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def say(self, words: str) -> None:
         """Write one line that stays."""
@@ -64,11 +61,14 @@ class PlainScreen:
     def __init__(self) -> None:
         """Begin with nothing written."""
         self._next = 0.0
+        self._last: Figures | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        if self._last is not None:
+            self._write(self._last)
 
     def say(self, words: str) -> None:
         """Write one line."""
@@ -77,14 +77,18 @@ class PlainScreen:
 
     def show(self, figures: Figures) -> None:
         """Write a line every two seconds."""
+        self._last = figures
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _LINE_EVERY_SECONDS
-            self.say(
-                f"{figures.elapsed:5.1f} s  {figures.act}: committed {figures.committed}, rolled back "
-                f"{figures.rolled_back}, published {figures.published}, effects {figures.effects}, lag {figures.lag}, "
-                f"relay killed {figures.relay_kills}x, consumer killed {figures.consumer_kills}x"
-            )
+            self._write(figures)
+
+    def _write(self, figures: Figures) -> None:
+        self.say(
+            f"{figures.elapsed:5.1f} s  {figures.act}: committed {figures.committed}, rolled back "
+            f"{figures.rolled_back}, published {figures.published}, effects {figures.effects}, lag {figures.lag}, "
+            f"relay killed {figures.relay_kills}x, consumer killed {figures.consumer_kills}x"
+        )
 
 
 class LiveScreen:
@@ -94,12 +98,15 @@ class LiveScreen:
         """Draw only when there is something new: a thread that redraws by itself would be in the way of forks."""
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._next = 0.0
+        self._last: Figures | None = None
 
     def __enter__(self) -> Self:
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._last is not None:
+            self._live.update(_panel(self._last), refresh=True)
         self._live.stop()
 
     def say(self, words: str) -> None:
@@ -108,6 +115,7 @@ class LiveScreen:
 
     def show(self, figures: Figures) -> None:
         """Draw at most ten times a second."""
+        self._last = figures
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _FRAME_SECONDS

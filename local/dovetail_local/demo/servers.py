@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dovetail_local.demo.kafka_settings import Properties, client_properties
 from dovetail_local.endpoints import KAFKA_VARIABLE, POSTGRES_VARIABLE, Endpoints
-from dovetail_local.errors import LocalError, NothingToDo
+from dovetail_local.errors import LocalError, NothingToDo, Unreachable
 from dovetail_local.maven import Say
 from dovetail_local.recipe import external_endpoints
 from dovetail_local.stack import Stack, temporary_folder
 
 # What `relay.name` is when nobody sets it.
 _DEFAULT_NAME = "dovetail"
-_DROP_SECONDS = 10.0
+_ANSWER_SECONDS = 10.0
 _SUPERUSER_VARIABLE = "DOVETAIL_POSTGRES__SUPERUSER_DSN"
 _ROLES = ("owner_dsn", "relay_dsn", "operator_dsn", "app_dsn", "superuser_dsn")
 
@@ -74,19 +75,23 @@ def open_place(say: Say, *, keep: bool = False) -> Iterator[Place]:
         if not os.environ.get(variable)
     )
     with contextlib.ExitStack() as opened:
-        folder = temporary_folder()
-        opened.callback(shutil.rmtree, folder, ignore_errors=True)
+        home = temporary_folder()
+        opened.callback(shutil.rmtree, home, ignore_errors=True)
         stack = None
         endpoints = _existing_servers()
+        if "kafka" not in missing:
+            _kafka_answers()
         if missing:
             say(f"starting {' and '.join(sorted(missing))}")
-            stack = Stack(folder / "stack", durable=False, temporary=not keep, parts=missing, say=say)
+            stack = Stack(home, durable=False, temporary=not keep, parts=missing, say=say)
             opened.callback(_stop, stack)
             endpoints = stack.up(attached=True)
         name = _DEFAULT_NAME if missing == {"postgres", "kafka"} else f"demo_{secrets.token_hex(4)}"
         if "postgres" not in missing:
             endpoints = opened.enter_context(_own_database(endpoints, name))
-        place = _place(endpoints, folder, name, stack)
+        # Inside of the servers' folder, which goes with them even where this process is killed.
+        place = _place(endpoints, home / "demo", name, stack)
+        place.folder.mkdir(mode=0o700)
         if "kafka" not in missing:
             opened.callback(_leave_kafka, place)
         _write_config(place)
@@ -94,7 +99,7 @@ def open_place(say: Say, *, keep: bool = False) -> Iterator[Place]:
         if keep:
             opened.pop_all()
             if stack is not None:
-                stack._let_go()  # there is no public word for it yet
+                stack.detach()
 
 
 def _existing_servers() -> Endpoints:
@@ -122,7 +127,7 @@ def _stop(stack: Stack) -> None:
 
 @contextlib.contextmanager
 def _own_database(endpoints: Endpoints, name: str) -> Iterator[Endpoints]:
-    owner = psycopg.conninfo.conninfo_to_dict(endpoints.owner_dsn).get("user")
+    owner = conninfo_to_dict(endpoints.owner_dsn).get("user")
     create = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(str(owner)))
     with psycopg.connect(endpoints.superuser_dsn, autocommit=True) as connection:
         try:
@@ -151,12 +156,20 @@ def _drop(connection: psycopg.Connection[Any], name: str) -> None:
     connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def _kafka_answers() -> None:
+    """Raise where Kafka does not, before anything is made that would have to be taken away."""
+    try:
+        AdminClient({**client_properties(os.environ), "log_level": 0}).list_topics(timeout=_ANSWER_SECONDS)
+    except KafkaException as error:
+        raise Unreachable(f"Kafka at {os.environ[KAFKA_VARIABLE]} does not answer: {error.args[0].str()}") from error
+
+
 def _leave_kafka(place: Place) -> None:
-    client = AdminClient(place.kafka())
+    client = AdminClient({**place.kafka(), "log_level": 0})
     topics = [place.topic, f"dovetail.checkpoint.{place.relay}"]
     for done in (
-        *client.delete_topics(topics, operation_timeout=_DROP_SECONDS).values(),
-        *client.delete_consumer_groups([place.consumer]).values(),
+        *client.delete_topics(topics, request_timeout=_ANSWER_SECONDS).values(),
+        *client.delete_consumer_groups([place.consumer], request_timeout=_ANSWER_SECONDS).values(),
     ):
         with contextlib.suppress(Exception):  # not made yet, or not ours to delete: nothing depends on it
-            done.result(_DROP_SECONDS)
+            done.result(_ANSWER_SECONDS)

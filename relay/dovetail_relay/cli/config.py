@@ -6,7 +6,7 @@ import typer
 
 from dovetail_relay.cli.invocation import invocation
 from dovetail_relay.cli.words import show
-from dovetail_relay.settings.effective import effective
+from dovetail_relay.config import effective
 
 app = typer.Typer(
     help="The configuration.",

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from struct import Struct, error as struct_error
+from struct import Struct
+from struct import error as struct_error
 from typing import Any, Final, NamedTuple, TypeAlias
+from uuid import UUID
 
-from dovetail_relay.errors import OutboxAltered
+from dovetail_relay.errors import OutboxAltered, StuckMessage
 from dovetail_relay.nouns import Lsn
 
 FIELDS: Final = (
@@ -30,14 +32,8 @@ FIELDS: Final = (
     "created_at",
 )
 REQUIRED: Final = FIELDS[:5]
-
-# What a column that the table does not have counts as (Debezium's own layout has the first five only).
-_ABSENT: Final[dict[str, bytes | None]] = {
-    "schema_fingerprint": None,
-    "encoding": b"avro",
-    "headers": b"\x01{}",
-    "created_at": None,
-}
+# The table that Dovetail makes. Of any other, an optional column counts only where it is what we would have made.
+OUTBOX: Final = ("dovetail", "outbox")
 
 Row: TypeAlias = Sequence[Any]
 
@@ -78,6 +74,15 @@ _TYPES: Final[dict[str, frozenset[int]]] = {
 
 class MalformedMessage(ValueError):
     """Bytes that are no pgoutput message. Says where, never what."""
+
+
+class Moment:
+    """When the transaction whose rows are being read was committed: the time of events that carry none themselves."""
+
+    __slots__ = ("commit_us",)
+
+    def __init__(self) -> None:
+        self.commit_us = 0
 
 
 class Begin(NamedTuple):
@@ -184,8 +189,8 @@ def insert(frame: bytes) -> list[Any]:
     return values
 
 
-# What our own SDK's rows have in common, byte for byte: nine columns, the first a uuid; three texts under 256 bytes; and
-# after the payload a fingerprint, `avro`, empty headers and a timestamp, in 51 bytes.
+# What our own SDK's rows have in common, byte for byte: nine columns, the first a uuid; three texts under 256 bytes;
+# and after the payload a fingerprint, `avro`, empty headers and a timestamp, in 51 bytes.
 _USUAL_START: Final = b"N\x00\x09b\x00\x00\x00\x10"
 _SHORT: Final = b"b\x00\x00\x00"
 _USUAL_TAIL: Final = 51
@@ -193,6 +198,10 @@ _FINGERPRINT: Final = b"b\x00\x00\x00\x10"
 _USUAL_MIDDLE: Final = b"b\x00\x00\x00\x04avrob\x00\x00\x00\x03\x01{}b\x00\x00\x00\x08"
 _AVRO: Final = b"avro"
 _EMPTY: Final = b"\x01{}"
+_UUID_BYTES: Final = 16
+_PAYLOAD: Final = FIELDS.index("payload")
+_ENCODING: Final = FIELDS.index("encoding")
+_HEADERS: Final = FIELDS.index("headers")
 _START: Final = BODY + 5
 _ID: Final = _START + len(_USUAL_START)
 _TEXTS: Final = _ID + 16
@@ -233,49 +242,88 @@ def usual_insert(frame: bytes) -> Row:
     return standard_row(insert(frame))
 
 
-def row_reader(found: Relation, columns: Mapping[str, str]) -> Callable[[bytes], Row]:
+def row_reader(found: Relation, columns: Mapping[str, str], moment: Moment | None = None) -> Callable[[bytes], Row]:
     """A function from an Insert's frame to a row in the order of `FIELDS`.
 
-    `columns` maps our field names to the table's own. Raises OutboxAltered where a needed column is gone or has a type
-    that the relay cannot read.
+    `columns` maps our field names to the table's own; `moment` dates rows without a `created_at`. Raises OutboxAltered
+    where a needed column is gone or has a type that the relay cannot read. The function raises StuckMessage (`null`)
+    for a row without id, aggregate type, key or type.
     """
-    places = {column.name: index for index, column in enumerate(found.columns)}
-    order: list[int] = []
-    for field in FIELDS:
-        column = columns.get(field, field)
-        if column not in places:
-            if field in REQUIRED:
-                raise OutboxAltered(
-                    f"table {found.namespace}.{found.name} sends no column {column!r}; needed are {', '.join(REQUIRED)}"
-                )
-            order.append(len(found.columns) + FIELDS.index(field))
-            continue
-        type_oid = found.columns[places[column]].type_oid
-        if type_oid not in _TYPES[field]:
-            raise OutboxAltered(
-                f"column {column!r} of {found.namespace}.{found.name} has type OID {type_oid}; "
-                f"allowed are {', '.join(str(oid) for oid in sorted(_TYPES[field]))}"
-            )
-        order.append(places[column])
-    if order == list(range(len(FIELDS))) and len(found.columns) == len(FIELDS):
-        return usual_insert
-    pick = itemgetter(*order)
+    places = columns_read(found, columns)
     width = len(found.columns)
-    absent = [_ABSENT.get(field) for field in FIELDS]
+    payload_type = found.columns[places["payload"]].type_oid
+    if tuple(places) == FIELDS and list(places.values()) == list(range(width)) and payload_type == _BYTEA:
+        return usual_insert
+    dated = moment or Moment()
+    # What a column that the table does not have counts as (Debezium's own layout has the first five only).
+    encoding = _AVRO if payload_type == _BYTEA else b"json"
+    absent = {"schema_fingerprint": None, "encoding": encoding, "headers": _EMPTY, "created_at": None}
+    rest = [absent.get(field) for field in FIELDS]
+    pick = itemgetter(*(places.get(field, width + index) for index, field in enumerate(FIELDS)))
+    is_jsonb = payload_type == _JSONB
 
     def read(frame: bytes) -> Row:
         values = insert(frame)
         if len(values) != width:
             raise MalformedMessage(f"Insert has {len(values)} columns, its table {width}")
-        return standard_row(list(pick(values + absent)))
+        row = list(pick(values + rest))
+        if is_jsonb and row[_PAYLOAD] is not None:
+            # jsonb in binary is a version byte and then the text.
+            row[_PAYLOAD] = row[_PAYLOAD].removeprefix(b"\x01")
+        if not (row[1] and row[2] and row[3]):
+            raise _null(row[0])
+        if row[_ENCODING] is None:
+            row[_ENCODING] = encoding
+        if row[_HEADERS] is None:
+            row[_HEADERS] = _EMPTY
+        return standard_row(row, dated.commit_us)
 
     return read
 
 
-def standard_row(values: list[Any]) -> Row:
-    """Raw values in the order of `FIELDS`, in place, with `created_at` read as a number."""
+def columns_read(found: Relation, columns: Mapping[str, str]) -> dict[str, int]:
+    """Field → its place among the table's columns, in the order of `FIELDS`. Raises OutboxAltered as `row_reader`."""
+    places = {column.name: index for index, column in enumerate(found.columns)}
+    read: dict[str, int] = {}
+    for field in FIELDS:
+        column = columns.get(field, field)
+        needed = field in REQUIRED or field in columns
+        if column not in places:
+            if needed:
+                raise OutboxAltered(
+                    f"table {found.namespace}.{found.name} sends no column {column!r}; needed are {', '.join(REQUIRED)}"
+                )
+            continue
+        type_oid = found.columns[places[column]].type_oid
+        if type_oid in _TYPES[field]:
+            read[field] = places[column]
+        elif needed or (found.namespace, found.name) == OUTBOX:
+            raise OutboxAltered(
+                f"column {column!r} of {found.namespace}.{found.name} has type OID {type_oid}; "
+                f"allowed are {', '.join(str(oid) for oid in sorted(_TYPES[field]))}"
+            )
+    return read
+
+
+def standard_row(values: list[Any], commit_us: int | None = None) -> Row:
+    """Raw values in the order of `FIELDS`, in place, with `created_at` read as a number.
+
+    A row without one counts as made at `commit_us`. Raises StuckMessage (`null`) for a row that nothing can be made of:
+    our own table refuses it at the INSERT, another may not.
+    """
     if len(values) != len(FIELDS):
         raise MalformedMessage(f"Insert has {len(values)} columns, not {len(FIELDS)}")
     created_at = values[-1]
-    values[-1] = 0 if created_at is None else int.from_bytes(created_at, "big", signed=True)
+    if values[0] is None or values[1] is None or values[2] is None or values[3] is None:
+        raise _null(values[0])
+    if created_at is None and commit_us is None:
+        raise _null(values[0])
+    values[-1] = commit_us if created_at is None else int.from_bytes(created_at, "big", signed=True)
     return values
+
+
+def _null(event_id: bytes | None) -> StuckMessage:
+    known = str(UUID(bytes=event_id)) if event_id is not None and len(event_id) == _UUID_BYTES else "without an id"
+    return StuckMessage(
+        "the row has no id, aggregatetype, aggregateid, type or created_at", event_id=known, reason="null"
+    )

@@ -17,7 +17,7 @@ _MAGIC: Final = b"\0"
 _LARGEST_ID: Final = 0xFFFFFFFF
 
 
-class UnknownFingerprint(LookupError):  # noqa: N818 - it asks for something, and becomes a StuckMessage
+class UnknownFingerprint(LookupError):
     """A row carries a schema that this encoder has not learned yet: load it, `learn` it, and give the row again.
 
     It never leaves the relay: a schema that the database does not know either makes the message stuck (`stuck()`).

@@ -18,6 +18,7 @@ are taken are those that PostgreSQL's own `to_jsonb` gives; everything else is l
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -30,6 +31,8 @@ Convert = Callable[[Any], Any]
 
 # With more digits a number is no long anyway, and turning 1e999999 into an int would take minutes.
 _LONG_DIGITS: Final = 20
+_LONG_END: Final = 2**63
+_BEYOND_MICROSECONDS: Final = re.compile(r"[.,]\d{6}(\d+)", re.ASCII)
 
 
 class FromJson:
@@ -90,7 +93,7 @@ class _Compiler:
     def _union(self, branches: list[Any]) -> Convert:
         others = [self.compile(branch) for branch in branches if branch != "null"]
         if len(others) != 1:
-            return _number if "double" in branches or "float" in branches else _same
+            return _number_in_union if "double" in branches or "float" in branches else _same
         only = others[0]
         return lambda value: None if value is None else only(value)
 
@@ -107,7 +110,13 @@ def _integer(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, Decimal) else value
+    """A double is the nearest one, as for every JSON reader; jsonb writes 1e300 as an integer of 301 digits."""
+    return float(value) if isinstance(value, Decimal | int) and not isinstance(value, bool) else value
+
+
+def _number_in_union(value: Any) -> Any:
+    """An integer stays one where the union may have a place for it."""
+    return value if isinstance(value, int) and -_LONG_END <= value < _LONG_END else _number(value)
 
 
 def _decimal(value: Any) -> Any:
@@ -126,7 +135,15 @@ def _bytes(value: Any) -> Any:
 
 
 def _parsed(parse: Callable[[str], Any]) -> Convert:
-    return lambda value: parse(value) if isinstance(value, str) else value
+    def convert(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        # Python cuts what comes after the microseconds off; a clock in nanoseconds has digits there.
+        if (cut := _BEYOND_MICROSECONDS.search(value)) and cut[1].strip("0"):
+            raise ValueError("the time is finer than a microsecond")
+        return parse(value)
+
+    return convert
 
 
 def _each(convert: Convert) -> Convert:

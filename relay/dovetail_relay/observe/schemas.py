@@ -88,14 +88,15 @@ def from_database(settings: Settings) -> Fetch:
 
 def from_registry(url: str) -> Fetch:
     """`GET <url>/schemas/ids/<id>`, as Confluent's clients ask. Raises ConfigInvalid for what is no HTTP address."""
+    refused = ConfigInvalid(["registry.url: is not an address such as https://registry:8081"])
     try:
         parts = urlsplit(url)
         host = parts.hostname
         port = f":{parts.port}" if parts.port is not None else ""
     except ValueError:
-        host = None
+        raise refused from None
     if host is None or parts.scheme not in {"http", "https"}:
-        raise ConfigInvalid(["registry.url: is not an address such as https://registry:8081"])
+        raise refused
     host = f"[{host}]" if ":" in host else host
     address = urlunsplit((parts.scheme, host + port, parts.path.rstrip("/"), "", ""))
     headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}

@@ -1,4 +1,4 @@
-"""at_least_once: events by a plain idempotent producer as they come, the checkpoint by the transactional one behind them.
+"""at_least_once: events by a plain idempotent producer as they come, the checkpoint by a transactional one behind.
 
 The checkpoint is written all the same, off the latency path, so that a zombie's old one, a recreated slot and a switch
 of modes are seen. Events after the newest checkpoint may repeat after a crash.

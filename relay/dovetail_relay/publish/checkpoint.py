@@ -9,6 +9,7 @@ stable offset.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any, Final
 
@@ -71,7 +72,7 @@ def decode(data: bytes) -> Checkpoint:
             command=found["command"],
             books=found["books"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointLost(f"the newest record of the checkpoint topic is no checkpoint: {error}") from error
 
 
@@ -91,11 +92,16 @@ class CheckpointReader:
             "fetch.wait.max.ms": 20,
             "reconnect.backoff.ms": 50,
         }
+        self._in_use = threading.Lock()
         self._raw = Consumer({**shared, "isolation.level": "read_uncommitted"})
         self._committed = Consumer({**shared, "isolation.level": "read_committed"})
 
     def read(self, timeout: float) -> Checkpoint | None:
         """The newest committed checkpoint, None for an empty topic. Raises KafkaUnavailable, CheckpointLost."""
+        with self._in_use:
+            return self._read(timeout)
+
+    def _read(self, timeout: float) -> Checkpoint | None:
         deadline = time.monotonic() + timeout
         try:
             low, high = self._raw.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=timeout, cached=False)
@@ -108,15 +114,22 @@ class CheckpointReader:
                 span *= 10
         except KafkaException as error:
             code = error.args[0].code()
-            if code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
+            # A topic that is not there has, to the client, no partition 0.
+            if code in {
+                KafkaError.UNKNOWN_TOPIC_OR_PART,
+                KafkaError._UNKNOWN_TOPIC,
+                KafkaError._UNKNOWN_PARTITION,
+            }:
                 raise CheckpointLost(
                     f"the checkpoint topic {self._topic} does not exist", remedy="dovetail init"
                 ) from error
             raise KafkaUnavailable(f"checkpoint topic {self._topic}: {error.args[0].str()}") from error
 
     def close(self) -> None:
-        self._raw.close()
-        self._committed.close()
+        """Waits for a read that is under way on another thread."""
+        with self._in_use:
+            self._raw.close()
+            self._committed.close()
 
     def _newest(self, start: int, high: int, deadline: float) -> bytes | None:
         consumer = self._committed

@@ -1,6 +1,6 @@
 """The transactional producer: events first, the checkpoint last, one commit, and never a producer twice.
 
-The rules that 900,000 rows under faults taught (the project's docs tell which and why):
+The rules, each with its reason in docs/explanation/exactly-once.md:
 
 * events, flush, every delivery checked; *only then* the checkpoint, flush, commit;
 * a commit that was slow may hide a retry whose twin is still under way: it counts as unknown;
@@ -11,6 +11,7 @@ The rules that 900,000 rows under faults taught (the project's docs tell which a
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -208,7 +209,8 @@ class KafkaPublisher:
         if self._producer is not None:
             bury(self._producer)
             self._producer = None
-        self._reader.close()
+        # A read of the checkpoint may still wait for a silent broker: a thread waits for that, nobody else.
+        threading.Thread(target=self._reader.close, name="dovetail-bury", daemon=True).start()
 
     def _live(self) -> Producer:
         if self._producer is None:
@@ -272,10 +274,9 @@ def bury(producer: Producer) -> None:
 
 
 def _destroy(grave: list[Producer]) -> None:
-    try:
+    # Where this raises it is fatal already, which is as dead as we want it.
+    with contextlib.suppress(KafkaException, SystemError):
         grave[0].purge(in_queue=True, in_flight=True, blocking=False)
-    except (KafkaException, SystemError):
-        pass  # it is fatal already, which is as dead as we want it
     # The frames that used it last may still be returning: only the last reference destroys, and that must be ours.
     # One reference is the list's, one is getrefcount's own argument.
     while sys.getrefcount(grave[0]) > 2:

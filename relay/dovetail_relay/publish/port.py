@@ -1,7 +1,7 @@
 """What the pipeline needs of a publisher.
 
 Threads: `send` is called by the relay's loop; `fence` and `settle` by the side thread, never both at once, and never
-while the loop is in `send`. After any outcome but COMMITTED or DELIVERED, and after any exception, the only call that is
+while the loop is in `send`. After any outcome but COMMITTED or DELIVERED, and after any exception, the only call
 allowed is `fence`.
 
 Promised: when `settle` says COMMITTED, the records and the checkpoint are visible to `read_committed` readers, all or
@@ -47,6 +47,7 @@ class Outcome:
 class Publisher(Protocol):
     def fence(self, timeout: float) -> bool:
         """One attempt, with a fresh producer, to end the predecessor's transaction. False: try again. Raises a Halt."""
+        ...
 
     def read(self, timeout: float) -> Checkpoint | None:
         """The newest committed checkpoint, up to the high watermark. Only after a successful `fence`."""
@@ -59,6 +60,7 @@ class Publisher(Protocol):
 
     def settle(self, checkpoint: Checkpoint, *, write: bool) -> Outcome:
         """Wait for the events, then write the checkpoint and commit; `write` may be False in at_least_once only."""
+        ...
 
     def close(self) -> None:
         """Give everything up. Never waits for Kafka; an open transaction is left for the next leader to end."""

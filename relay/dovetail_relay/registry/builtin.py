@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LOOK_UP_EVERY_SECONDS: Final = 1.0
 
 
-class RegistryUnavailable(Exception):  # noqa: N818 - named as its sisters in errors.py are
+class RegistryUnavailable(Exception):
     """The answer is not in memory and the database could not be asked: neither yes nor no."""
 
 

@@ -37,7 +37,7 @@ _LARGEST_BODY: Final = 2_000_000
 _Query = dict[str, list[str]]
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer, not a fault
+class _Refusal(Exception):
     """An answer that is an error: HTTP status, Confluent's code, what to say."""
 
     def __init__(self, status: HTTPStatus, code: int, message: str) -> None:

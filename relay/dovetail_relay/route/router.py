@@ -62,7 +62,7 @@ def topic_problem(topic: str) -> str | None:
 class Router:
     """Aggregate type → `Target`. Not thread-safe: it belongs to the relay's loop.
 
-    `routes` are keyed by aggregate type. Types without a route go by `template` as Avro, and are held when stuck. A
+    `routes` are keyed by aggregate type. Types without a route go by `template` as `value`, and are held when stuck. A
     template without `{aggregatetype}` sends them all to one topic. `allowed` are topic names or globs; None allows what
     the routes name and the template yields, and is refused for a template that is nothing but the placeholder. Raises
     ConfigInvalid with all problems at once.
@@ -73,8 +73,11 @@ class Router:
         routes: Mapping[str, Route] = MappingProxyType({}),
         template: str = DEFAULT_TEMPLATE,
         allowed: Iterable[str] | None = None,
+        *,
+        value: ValueMode = "avro",
     ) -> None:
         self._template = template
+        self._value: ValueMode = value
         self._allowed = None if allowed is None else tuple(allowed)
         self._routes = {
             aggregatetype: Target(route.topic or self._filled(aggregatetype), route.value, route.on_stuck)
@@ -125,7 +128,7 @@ class Router:
             shown = f"topic {topic}" if named else f"the topic for an aggregate type of {len(aggregatetype)} characters"
             message = f"{shown} {problem}; add a route or an allowed topic"
             raise StuckMessage(message, event_id=event_id, topic=named, reason="unroutable")
-        return Target(topic, "avro", "hold")
+        return Target(topic, self._value, "hold")
 
     def _problem(self, topic: str) -> str | None:
         return topic_problem(topic) or (None if self._is_allowed(topic) else "is not on the allow-list")

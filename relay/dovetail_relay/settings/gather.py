@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,7 @@ PREFIX = "DOVETAIL_"
 
 # A configuration is a page or two; more is the wrong file.
 _MAX_FILE_BYTES = 1 << 20
+_MAX_IDENTIFIER_BYTES = 63
 
 PLAIN_SECTIONS: Mapping[str, type[Any]] = {
     "postgres": Postgres,
@@ -173,6 +174,7 @@ def parse_sections(gathered: Gathered) -> tuple[dict[str, Any], list[str]]:
         for name, kind in PLAIN_SECTIONS.items()
     }
     sections["relay"] = _with_slot(sections["relay"])
+    sections["outbox"] = _completed(sections["outbox"], gathered.found.get("outbox", {}), sections["relay"].name)
     sections["kafka"] = _parse_kafka(gathered.found.get("kafka", {}), problems)
     sections["routes"] = _parse_routes(gathered, sections["outbox"], problems)
     sections["console"] = MappingProxyType(
@@ -207,6 +209,16 @@ def _with_slot(relay: Relay) -> Relay:
     return dataclasses.replace(relay, slot="dovetail" + suffix)
 
 
+def _completed(outbox: Outbox, given: Collection[str], relay: str) -> Outbox:
+    """The outbox with what follows from its table and from the relay's name, where nothing else was said."""
+    follows: dict[str, Any] = {"source": f"/dovetail/{relay}"}
+    if outbox.foreign:
+        # The migrations make `dovetail` for our own table; another table needs a publication of its own.
+        name = f"dovetail_{outbox.schema_and_table[1]}".encode()[:_MAX_IDENTIFIER_BYTES]
+        follows |= {"publication": name.decode(errors="ignore"), "value": "passthrough"}
+    return dataclasses.replace(outbox, **{key: value for key, value in follows.items() if key not in given})
+
+
 def _parse_routes(gathered: Gathered, outbox: Outbox, problems: list[str]) -> Mapping[str, Route]:
     routes: dict[str, Route] = {}
     for section in sorted(found for found in gathered.found if found.startswith("routes.")):
@@ -223,7 +235,8 @@ def _parse_routes(gathered: Gathered, outbox: Outbox, problems: list[str]) -> Ma
             topic = outbox.topic.replace("{aggregatetype}", aggregatetype)
             if problem := values.topic_problem(topic):
                 problems.append(f"{section}.topic: {problem}; say which topic is meant")
-        routes[name] = dataclasses.replace(route, aggregatetype=aggregatetype, topic=topic)
+        value = route.value if "value" in gathered.found[section] else outbox.value
+        routes[name] = dataclasses.replace(route, aggregatetype=aggregatetype, topic=topic, value=value)
     return MappingProxyType(routes)
 
 

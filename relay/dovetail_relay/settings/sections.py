@@ -17,6 +17,9 @@ from dovetail_relay.settings import values
 from dovetail_relay.settings.secret import Secret
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
+# The table that Dovetail's migrations make.
+OUTBOX = ("dovetail", "outbox")
+HEADER_SETS = ("dovetail", "cloudevents", "debezium")
 
 
 def empty() -> Mapping[str, Any]:
@@ -87,11 +90,19 @@ class Outbox:
     """`[outbox]`: which table is tailed, and where its events go when no route says otherwise."""
 
     table: str = field(default="dovetail.outbox", metadata=by(values.qualified_name))
+    # `dovetail` for our own table, `dovetail_<table>` for another, unless it says otherwise.
     publication: str = field(default="dovetail", metadata=by(values.identifier))
     # Debezium's default, so that its consumers keep their topics.
     topic: str = field(default="outbox.event.{aggregatetype}", metadata=by(values.topic_template))
     # our column -> the table's column, for tables that exist already
-    columns: Mapping[str, str] = field(default_factory=empty, metadata=by(values.string_map))
+    columns: Mapping[str, str] = field(default_factory=empty, metadata=by(values.column_map))
+    # What a type without a route is sent as. Our own table's rows carry schemas; of another table the payload goes as
+    # it is, unless it says otherwise.
+    value: str = field(default="avro", metadata=by(values.one_of("avro", "passthrough")))
+    # Ours are always there; more are for readers of other systems, and cost a little per event.
+    headers: tuple[str, ...] = field(default=("dovetail",), metadata=by(values.some_of(*HEADER_SETS)))
+    # `ce_source` of CloudEvents headers. From the relay's name unless it says otherwise.
+    source: str = field(default="/dovetail/dovetail", metadata=by(values.text))
     # Off: anybody who may connect may emit a logical message.
     messages: bool = field(default=False, metadata=by(values.flag))
 
@@ -99,6 +110,11 @@ class Outbox:
     def schema_and_table(self) -> tuple[str, str]:
         """The two names, unquoted."""
         return values.split_qualified(self.table)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the table is the user's own: never made, altered or read by us, only streamed."""
+        return self.schema_and_table != OUTBOX
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +125,7 @@ class Route:
     aggregatetype: str = field(default="", metadata=by(values.text))
     # From the outbox's topic template unless it says otherwise.
     topic: str = field(default="", metadata=by(values.topic))
+    # What `[outbox] value` says unless it says otherwise.
     value: str = field(default="avro", metadata=by(values.one_of("avro", "passthrough")))
     # hold: the only policy that keeps the order of a key and lets the other keys flow
     on_stuck: str = field(default="hold", metadata=by(values.one_of("hold", "halt", "skip")))

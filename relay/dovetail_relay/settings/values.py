@@ -35,6 +35,12 @@ _GLOB = re.compile(r"[a-zA-Z0-9._*?\[\]!-]{1,249}")
 _MAX_IDENTIFIER_BYTES = 63
 
 
+# The columns of an outbox that the relay reads, as `[outbox.columns]` names them; a test holds them to the decoder's.
+_COLUMNS = (
+    "id", "aggregatetype", "aggregateid", "type", "payload", "schema_fingerprint", "encoding", "headers", "created_at",
+)  # fmt: skip
+
+
 class BadValue(ValueError):
     """What was wrong with one value and what is allowed. `str()` goes behind the dotted path."""
 
@@ -239,6 +245,29 @@ def string_map(value: object) -> Mapping[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(v, str) and v for v in value.values()):
         raise BadValue(f'{shown(value)} is not a table of names such as {{ payload = "body" }}')
     return {str(key): str(name) for key, name in value.items()}
+
+
+def column_map(value: object) -> Mapping[str, str]:
+    """our column -> the table's column; a name that is not one of ours would silently do nothing."""
+    found = string_map(value)
+    for ours, theirs in found.items():
+        if ours not in _COLUMNS:
+            raise BadValue(f"{shown(ours)} is not one of {', '.join(_COLUMNS)}{did_you_mean(ours, _COLUMNS)}")
+        identifier(theirs)
+    return found
+
+
+def some_of(*allowed: str) -> Callable[[object], tuple[str, ...]]:
+    """A list of a few words, each once; from the environment separated by commas. A single word is a list of one."""
+    one = one_of(*allowed)
+
+    def parse(value: object) -> tuple[str, ...]:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or not items:
+            raise BadValue(f"{shown(value)} is not a list of {', '.join(allowed)}")
+        return tuple(dict.fromkeys(one(item) for item in items))
+
+    return parse
 
 
 def brokers(value: object) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
+
+from psycopg import sql
 
 from dovetail_relay.config import Role, Settings
 from dovetail_relay.setup.checks_server import Server
 from dovetail_relay.setup.connect import Session, one, replication_session, rows, session
-from dovetail_relay.setup.findings import Finding, judge, ok
+from dovetail_relay.setup.findings import Finding, Status, judge, ok
 from dovetail_relay.setup.grants import GROUPS
 from dovetail_relay.setup.migrate import applied, pending
 from dovetail_relay.setup.shape import expected_sql, outbox_columns, publication_problems
@@ -30,6 +32,11 @@ _NEEDS: dict[Role, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("dovetail.inbox", ("SELECT", "INSERT")),
     ),
     "operator": (("{outbox}", ("SELECT",)), ("dovetail.relay", ("SELECT",))),
+}
+# On a table that is not ours: the right, what for, and how bad it is without.
+_FOREIGN_NEEDS: dict[Role, tuple[Literal["INSERT", "SELECT"], str, Status]] = {
+    "app": ("INSERT", "to publish", "fail"),
+    "operator": ("SELECT", "to look up an event by its id", "warn"),
 }
 
 
@@ -78,11 +85,32 @@ def rights(connection: Session, settings: Settings, role: Role) -> Iterator[Find
         wanted=f"member of {GROUPS[role]}",
         remedy=f'GRANT {GROUPS[role]} TO "{login}"',
     )
+    if settings.outbox.foreign and role in _FOREIGN_NEEDS:
+        yield from _foreign_rights(connection, settings, role)
+
+
+def _foreign_rights(connection: Session, settings: Settings, role: Role) -> Iterator[Finding]:
+    """On a table that is not ours nobody is granted anything by init. The relay needs nothing there: it streams."""
+    (schema, table), (right, why, otherwise) = settings.outbox.schema_and_table, _FOREIGN_NEEDS[role]
+    row = one(connection, queries["setup_rights"], {"schema": schema, "table": table, "rights": [right]})
+    login = connection.info.user
+    yield judge(
+        f"postgres.{role}_outbox_rights",
+        good=bool(row and row["can_use_schema"] and not row["lacking"]),
+        found=f"{login} on {schema}.{table}",
+        wanted=f"{right} on {schema}.{table}, {why}",
+        remedy=sql.SQL("GRANT {} ON {} TO {}")
+        .format(sql.SQL(right), sql.Identifier(schema, table), sql.Identifier(login))
+        .as_string(connection),
+        otherwise=otherwise,
+    )
 
 
 def _lacking(connection: Session, settings: Settings, role: Role) -> Iterator[tuple[str, str]]:
     schema, table = settings.outbox.schema_and_table
     for name, needed in _NEEDS[role]:
+        if name == "{outbox}" and settings.outbox.foreign:
+            continue  # no group role can help there; `_foreign_rights` says what does
         relation_schema, relation = (schema, table) if name == "{outbox}" else name.split(".")
         row = one(
             connection, queries["setup_rights"], {"schema": relation_schema, "table": relation, "rights": list(needed)}

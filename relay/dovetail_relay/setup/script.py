@@ -18,11 +18,13 @@ from dovetail_schemas.sql import Migration, migrations
 
 # What the scripts assume of a cluster that they do not ask.
 _ASSUMED_BROKERS = 3
+_LAST = "\n-- Then, as the relay's role, for the slot and the topics: dovetail init"
 
 
 def sql_script(settings: Settings, given: Logins, todo: Iterable[Migration] | None = None) -> str:
     """The whole set-up of the database as one script. `todo`: the migrations still to be applied; None means all."""
-    return "\n".join(_sql_lines(logins(settings, given), migrations() if todo is None else todo)) + "\n"
+    lines = _sql_lines(logins(settings, given), migrations() if todo is None else todo)
+    return "\n".join([*lines, *_publication_lines(settings), _LAST]) + "\n"
 
 
 def _sql_lines(found: Logins, todo: Iterable[Migration]) -> Iterator[str]:
@@ -42,7 +44,17 @@ def _sql_lines(found: Logins, todo: Iterable[Migration]) -> Iterator[str]:
         yield sql.SQL("GRANT {} TO {};").format(*names).as_string()
     if found.relay:
         yield sql.SQL("ALTER ROLE {} REPLICATION;").format(sql.Identifier(found.relay)).as_string()
-    yield "\n-- Then, as the relay's role, for the slot and the topics: dovetail init"
+
+
+def _publication_lines(settings: Settings) -> Iterator[str]:
+    """For a table that is not ours; the migrations make the publication of our own."""
+    if settings.outbox.foreign:
+        yield "\n-- publication"
+        yield (
+            sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true);")
+            .format(sql.Identifier(settings.outbox.publication), sql.Identifier(*settings.outbox.schema_and_table))
+            .as_string()
+        )
 
 
 def kafka_script(settings: Settings, principal: str | None = None) -> str:

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from dovetail_relay.config import Settings
-from dovetail_relay.decode.pgoutput import FIELDS, REQUIRED, Column, Relation, row_reader
+from dovetail_relay.decode.pgoutput import REQUIRED, Column, Relation, columns_read
 from dovetail_relay.errors import Misconfigured, OutboxAltered, PublicationChanged
 from dovetail_relay.setup.connect import rows
 from dovetail_relay.setup.steps import Step
@@ -29,11 +29,11 @@ def outbox_columns(connection: psycopg.Connection[Any], settings: Settings) -> t
     schema, table = settings.outbox.schema_and_table
     found = rows(connection, queries["setup_columns"], {"schema": schema, "table": table})
     if not found or found[0]["kind"] not in _TABLE_KINDS:
-        raise OutboxAltered(f"table {schema}.{table} does not exist", remedy="dovetail init")
-    ours = {settings.outbox.columns.get(field, field) for field in FIELDS}
-    read = [Column(row["name"], row["type_oid"]) for row in found if row["name"] in ours]
-    row_reader(Relation(found[0]["relation"], schema, table, tuple(read)), dict(settings.outbox.columns))
-    return tuple(column.name for column in read)
+        remedy = "CREATE TABLE it, or correct outbox.table" if settings.outbox.foreign else "dovetail init"
+        raise OutboxAltered(f"table {schema}.{table} does not exist", remedy=remedy)
+    every = tuple(Column(row["name"], row["type_oid"]) for row in found)
+    places = columns_read(Relation(b"", schema, table, every), dict(settings.outbox.columns))
+    return tuple(every[place].name for place in sorted(places.values()))
 
 
 def publication_problems(publication: Publication, settings: Settings, columns: tuple[str, ...]) -> list[str]:

@@ -125,6 +125,21 @@ def ensure_slot(
             raise Misconfigured("the server is a standby; the slot is made on the primary", remedy="fix postgres.dsn")
         point = _make(relay, settings, fingerprint, partitions, on_wait)
         yield Step(f"slot {name}", "done", f"from {point}")
+        if settings.outbox.foreign:
+            yield Step(f"rows of {settings.outbox.table} from before the slot", "left", "published from now on only")
+    if row or change:
+        yield from _messages(relay, settings, change=change)
+
+
+def _messages(relay: Session, settings: Settings, *, change: bool) -> Iterator[Step]:
+    """Tell the writers of logical messages whether this relay reads them; silent where they know."""
+    wanted = settings.outbox.messages
+    told = (one(relay, queries["setup_messages"], {"relay": settings.relay.name}) or {})["messages"]
+    if told == wanted:
+        return
+    if change:
+        relay.execute(queries["setup_store_messages"], {"relay": settings.relay.name, "messages": wanted})
+    yield Step(f"logical messages are {'read' if wanted else 'no longer read'}", "done" if change else "missing")
 
 
 def _check_row(row: Mapping[str, Any], settings: Settings, fingerprint: str) -> None:
@@ -179,7 +194,8 @@ def _make(
                     "slot": name,
                     "system_id": system["systemid"],
                     "consistent_point": made["consistent_point"],
-                    "snapshot": snapshot,
+                    # Rows of another table carry no transaction ids: which of them the slot has not seen is unknown.
+                    "snapshot": None if settings.outbox.foreign else snapshot,
                     "fingerprint": fingerprint,
                     "partitions": json.dumps(dict(partitions), sort_keys=True),
                 },

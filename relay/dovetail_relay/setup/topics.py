@@ -147,16 +147,21 @@ def ensure_topics(
     there = partition_counts(metadata)
     wanted = wanted_topics(cluster.settings, len(metadata.brokers))
     missing = [topic for topic in wanted if topic.name not in there]
+    checkpoint = cluster.settings.checkpoint_topic
     for topic in wanted:
         if topic.name in there:
-            report(_accept(topic, there[topic.name], recorded, cluster.settings.checkpoint_topic))
+            report(_accept(topic, there[topic.name], recorded, checkpoint))
+    late: list[Topic] = []
     for topic in missing:
-        if change:
-            _create(cluster, topic)
+        if change and not _create(cluster, topic):
+            late.append(topic)
+            continue
         detail = f"{_many(topic.partitions, 'partition')}, {_many(topic.replication_factor, 'replica')}"
         report(Step(f"topic {topic.name}", "done" if change else "missing", detail))
     if change and missing:
         there = _wait_until_listed(cluster, {topic.name for topic in missing})
+    for topic in late:
+        report(_accept(topic, there[topic.name], recorded, checkpoint))
     return {topic.name: there[topic.name] for topic in wanted if topic.name in there}
 
 
@@ -177,18 +182,20 @@ def _accept(topic: Topic, count: int, recorded: Mapping[str, int], checkpoint: s
     return Step(f"topic {topic.name}", "there", _many(count, "partition") + asked)
 
 
-def _create(cluster: Cluster, topic: Topic) -> None:
+def _create(cluster: Cluster, topic: Topic) -> bool:
+    """False when it is there already: a neighbour was quicker, or the listing lagged behind."""
     request = NewTopic(topic.name, topic.partitions, topic.replication_factor, config=dict(topic.config))
     future = cluster.client.create_topics([request], request_timeout=METADATA_TIMEOUT_SECONDS)[topic.name]
     try:
         future.result()
     except KafkaException as error:
         if _code(error) == KafkaError.TOPIC_ALREADY_EXISTS:
-            return  # a neighbour was quicker; the listing that follows tells its partitions
+            return False
         named = cluster.named(error)
         if isinstance(named, TopicRefused):
             raise TopicRefused(f"topic {topic.name!r}: {said(error)}") from error
         raise named from error
+    return True
 
 
 def _wait_until_listed(cluster: Cluster, names: set[str]) -> dict[str, int]:

@@ -160,6 +160,11 @@ class LockSession:
             publication_fingerprint=self.publication_fingerprint(publication),
         )
 
+    def messages_promised(self) -> bool:
+        """Whether init told services that logical messages are read here."""
+        rows = self._rows(queries["setup_messages"], {"relay": self._relay})
+        return bool(rows and rows[0]["messages"])
+
     def mark_started(self) -> None:
         """From now on an empty checkpoint topic is CHECKPOINT_LOST."""
         self._rows(queries["relay_mark_started"], {"relay": self._relay})

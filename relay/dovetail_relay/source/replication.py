@@ -46,6 +46,16 @@ _NAP_SECONDS: Final = 0.001
 SLOT_BUSY: Final = "55006"
 
 
+# A refused connection carries no SQLSTATE in libpq: these words are all there is, and where a server speaks another
+# language the relay goes on trying instead.
+_LOGIN_REFUSED: Final = (
+    "password authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "is not permitted to log in",
+)
+
+
 class SlotBusy(PostgresUnavailable):
     """Another walsender streams from the slot. The advisory lock says who may; the holder is a zombie or a stranger."""
 
@@ -62,11 +72,17 @@ def server_error(error: psycopg.Error, what: str) -> Exception:
         return SlotLost(f"{what}: {text}")
     if state in {"42501", "28000", "28P01", "3D000"}:
         return Misconfigured(f"{what}: {text}")
+    if state is None and (any(words in text for words in _LOGIN_REFUSED) or _names_nobody(text)):
+        return Misconfigured(f"{what}: {text}")
     if "unsupported startup parameter" in text:
         return Misconfigured(
             f"{what}: the DSN leads through a pooler that cannot replicate; connect directly or use pgbouncer 1.23+"
         )
     return PostgresUnavailable(f"{what}: {text}")
+
+
+def _names_nobody(text: str) -> bool:
+    return "does not exist" in text and ("database " in text or "role " in text)
 
 
 def connect(conninfo: str) -> psycopg.Connection:

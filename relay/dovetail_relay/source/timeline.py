@@ -23,7 +23,7 @@ def history(connection: psycopg.Connection, timeline: int) -> tuple[TimelineSwit
     if timeline <= 1:
         return ()
     try:
-        row = connection.execute(f"TIMELINE_HISTORY {timeline:d}").fetchone()
+        row = connection.execute(f"TIMELINE_HISTORY {timeline:d}".encode()).fetchone()
     except psycopg.Error as error:
         raise server_error(error, f"TIMELINE_HISTORY {timeline}") from error
     assert row is not None  # noqa: S101 - the command always answers with one row

@@ -8,6 +8,8 @@ DECLARE
     wanted text;
 BEGIN
     FOREACH wanted IN ARRAY ARRAY['dovetail_app', 'dovetail_relay', 'dovetail_operator'] LOOP
+        -- Where an administrator has made them, the owner needs no CREATEROLE.
+        CONTINUE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = wanted);
         BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
         EXCEPTION

@@ -9,3 +9,17 @@ INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, sche
 SELECT id, aggregatetype, aggregateid, type, payload, schema_fingerprint, headers::jsonb
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::text[])
     AS event (id, aggregatetype, aggregateid, type, payload, schema_fingerprint, headers);
+
+-- name: outbox_emit
+-- Write one event into the WAL alone, as part of the transaction.
+SELECT pg_catalog.pg_logical_emit_message(true, 'dovetail', $1::bytea);
+
+-- name: outbox_emit_many
+-- Write many events into the WAL alone, in their order.
+SELECT count(pg_catalog.pg_logical_emit_message(true, 'dovetail', content))
+FROM unnest($1::bytea[]) AS event (content);
+
+-- name: outbox_messages_read
+-- Whether a relay of this database reads messages: `dovetail init` wrote so, with [outbox] messages = true.
+SELECT coalesce(bool_or(messages), false) AS read
+FROM dovetail.relay;

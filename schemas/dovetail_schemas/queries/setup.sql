@@ -133,3 +133,12 @@ SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE slot_type = 'p
 -- name: setup_tls
 -- Whether this session is encrypted.
 SELECT ssl, version FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid();
+
+-- name: setup_messages
+-- Whether init told the writers that messages are read. By way of JSON, because an older database has no such column.
+SELECT coalesce((to_jsonb(relay) ->> 'messages')::boolean, false) AS messages
+FROM dovetail.relay AS relay WHERE name = %(relay)s;
+
+-- name: setup_store_messages
+-- Tell the writers whether this relay reads messages.
+UPDATE dovetail.relay SET messages = %(messages)s WHERE name = %(relay)s;

@@ -1,0 +1,120 @@
+"""What the relay tells PostgreSQL on the wire never runs ahead of what Kafka holds."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from dovetail_local.stack import Stack
+from support.waiting import wait_until
+from support.wire import FeedbackProxy
+from support.world import World, new_world
+
+
+class DurableCheckpoint:
+    """The newest committed checkpoint's end_lsn, read by a consumer of the test's own."""
+
+    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+        self._topic = topic
+        self._lock = threading.Lock()
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": "wire",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "log_level": 0,
+            }
+        )
+        self._consumer.assign([TopicPartition(topic, 0, 0)])
+        self._newest = 0
+
+    def covers(self, lsn: int, patience_seconds: float = 2.0) -> bool:
+        """Whether a committed checkpoint at or beyond `lsn` is visible.
+
+        A `read_committed` reader may see a commit a moment after its producer was told: the patience is for that, and
+        a flush position that no checkpoint carries never turns true.
+        """
+        with self._lock:
+            deadline = time.monotonic() + patience_seconds
+            while self._newest < lsn and time.monotonic() < deadline:
+                for message in self._consumer.consume(500, timeout=0.05):
+                    if message.error() is None:
+                        high, low = json.loads(message.value())["end_lsn"].split("/")
+                        self._newest = max(self._newest, int(high, 16) << 32 | int(low, 16))
+            return self._newest >= lsn
+
+
+def through(proxy: FeedbackProxy, world: World) -> dict[str, str]:
+    """The relay's DSN, by way of the proxy."""
+    parts = urlsplit(world.endpoints.relay_dsn)
+    netloc = f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}"
+    return {"DOVETAIL_POSTGRES__DSN": urlunsplit(parts._replace(netloc=netloc))}
+
+
+@pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
+def test_no_feedback_is_ahead_of_the_durable_checkpoint(stack: Stack, mode: str) -> None:
+    with new_world(stack) as world:
+        parts = urlsplit(world.endpoints.relay_dsn)
+        durable = DurableCheckpoint(world.endpoints.bootstrap_servers, f"dovetail.checkpoint.{world.name}")
+        first = world.confirmed_flush()
+        flushes: list[int] = []
+        ahead: list[int] = []
+
+        def judge(flush: int) -> None:
+            flushes.append(flush)
+            # Up to the slot's first position nothing was ever there to publish.
+            if flush > first and not durable.covers(flush):
+                ahead.append(flush)
+
+        with FeedbackProxy((str(parts.hostname), int(parts.port or 0)), judge) as proxy:
+            environ = {**through(proxy, world), "DOVETAIL_DELIVERY__MODE": mode}
+            with world.writers() as writers:
+                for _ in range(3):
+                    relay = world.relay(**environ).wait_streaming()
+                    before = len(flushes)
+                    deadline = time.monotonic() + 20
+                    while len(flushes) < before + 8:
+                        assert time.monotonic() < deadline, relay.log()[-2000:]
+                        world.confirmed_flush()
+                    relay.signal(signal.SIGKILL)
+                    relay.wait_ended()
+                last = world.relay(**environ).wait_streaming()
+                # Rows go on coming in while Kafka stands still.
+                stack.pause_broker(1)
+                written = len(world.table())
+                wait_until(lambda: len(world.table()) > written + 100, 20, "100 more rows are committed")
+                stack.resume_broker(1)
+            world.wait_until_published()
+            assert last.terminate() == 0
+            assert not proxy.errors
+        assert len(flushes) > 20
+        assert flushes != sorted(set(flushes)) or len(set(flushes)) > 5
+        assert ahead == []
+        if mode == "exactly_once":
+            assert world.books(writers.tally.rolled_back_ids).ok
+
+
+def test_a_relay_that_confirms_what_it_received_is_caught(stack: Stack) -> None:
+    with new_world(stack) as world:
+        parts = urlsplit(world.endpoints.relay_dsn)
+        durable = DurableCheckpoint(world.endpoints.bootstrap_servers, f"dovetail.checkpoint.{world.name}")
+        caught = threading.Event()
+
+        def judge(flush: int) -> None:
+            if flush and not durable.covers(flush, patience_seconds=0.5):
+                caught.set()
+
+        with FeedbackProxy((str(parts.hostname), int(parts.port or 0)), judge) as proxy, world.writers():
+            world.relay("-m", "support.planted", "confirms_what_it_received", **through(proxy, world)).wait_streaming()
+            # While Kafka stands still nothing becomes durable, and the broken relay goes on confirming.
+            stack.pause_broker(1)
+            try:
+                assert caught.wait(30)
+            finally:
+                stack.resume_broker(1)

@@ -1,0 +1,220 @@
+"""A PostgreSQL of a few dozen lines: a log of committed transactions, one slot, one advisory lock, one walsender.
+
+What it gets right is what the relay's promise rests on: commit order, a commit record that may start where the one
+before ended, transactions cut by the wire at any row, keepalives that never overtake data, a slot that skips what was
+confirmed even when asked for it, a crash that forgets confirmed positions, a promotion that ends the log early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from dovetail_relay.errors import StreamEnded
+from dovetail_relay.nouns import Lsn, Record, RelayRow, ServerFacts, TimelineSwitch
+
+KEYS: Final = (b"a", b"b", b"c")
+ROW_BYTES: Final = (3, 1, 2, 5)
+START: Final = Lsn(100)
+
+# Row n is the n-th that was committed. Made once, because a run is shorter than the making of its records.
+RECORDS: Final = [Record("orders", b"%d" % n, KEYS[n * 7 // 3 % 3], []) for n in range(400)]
+# Each tenth row is one that the relay counts and does not publish, as a row of another table.
+SILENT: Final = 10
+
+Row = tuple[int, Record | None]
+
+NEW: Final = RelayRow(
+    name="sim",
+    slot="sim",
+    system_id="7",
+    consistent_point=START,
+    snapshot=None,
+    epoch=1,
+    publication_fingerprint="p",
+    started=False,
+)
+NEW_WITH_ROWS_BEFORE_THE_SLOT: Final = replace(NEW, snapshot="1:1:")
+_FACTS: Final = ServerFacts(
+    system_id="7",
+    timeline=1,
+    database="shop",
+    in_recovery=False,
+    slot_found=True,
+    slot_plugin="pgoutput",
+    slot_database="shop",
+    slot_lost=False,
+    slot_temporary=False,
+    confirmed_flush=START,
+    publication_fingerprint="p",
+)
+
+
+class Transaction(NamedTuple):
+    """The commit record starts at `final_lsn` and ends at `end_lsn`."""
+
+    final_lsn: Lsn
+    end_lsn: Lsn
+    rows: list[Row]
+
+
+class Begin(NamedTuple):
+    final_lsn: Lsn
+
+
+class Commit(NamedTuple):
+    end_lsn: Lsn
+
+
+class Rows(NamedTuple):
+    rows: list[Row]
+
+
+class Keepalive(NamedTuple):
+    wal_end: Lsn
+
+
+Frame = Begin | Commit | Rows | Keepalive
+
+
+class Database:
+    """`chance` gives numbers in [0, 1): the only source of what happens."""
+
+    def __init__(self, chance: Callable[[], float], *, rows_before_slot: int) -> None:
+        self._chance = chance
+        self.before_slot = list(range(rows_before_slot))
+        self._next_row = rows_before_slot
+        self.row = NEW_WITH_ROWS_BEFORE_THE_SLOT if rows_before_slot else NEW
+        self.log: list[Transaction] = []
+        self.insert_lsn = START
+        self.timeline = 1
+        self.history: tuple[TimelineSwitch, ...] = ()
+        self.confirmed = START
+        self._acknowledged = [START]
+        self.leader: object | None = None
+        self.walsender: Stream | None = None
+
+    # -- what services do ---------------------------------------------------------------------------------------------
+
+    def commit(self, rows: int) -> None:
+        """One more transaction. What was rolled back, and other tables' rows, only move the position."""
+        first, self._next_row = self._next_row, self._next_row + rows
+        taken = [(n, None if n % SILENT == SILENT - 1 else RECORDS[n]) for n in range(first, first + rows)]
+        final = Lsn(self.insert_lsn + int(self._chance() * 3))
+        self.insert_lsn = Lsn(final + 1 + int(self._chance() * 2))
+        self.log.append(Transaction(final, self.insert_lsn, taken))
+
+    def other_work(self) -> None:
+        """WAL that has nothing for us: another database, a rolled-back transaction."""
+        self.insert_lsn = Lsn(self.insert_lsn + 1 + int(self._chance() * 3))
+
+    def published(self) -> list[int]:
+        """The rows that must be in the topic, in commit order."""
+        streamed = [n for transaction in self.log for n, record in transaction.rows if record is not None]
+        return self.before_slot + streamed
+
+    # -- what the relay asks ------------------------------------------------------------------------------------------
+
+    def facts(self) -> ServerFacts:
+        return replace(_FACTS, timeline=self.timeline, confirmed_flush=self.confirmed)
+
+    def start_replication(self, start: Lsn) -> Stream | None:
+        """None where the slot is busy. A start below the confirmed position is moved up to it, without a word."""
+        if self.walsender is not None:
+            return None
+        self.walsender = Stream(self, max(start, self.confirmed), self._chance)
+        return self.walsender
+
+    def end_stream(self) -> None:
+        if self.walsender is not None:
+            self.walsender.ended = True
+            self.walsender = None
+
+    def confirm(self, lsn: Lsn) -> None:
+        if lsn > self.confirmed:
+            self.confirmed = lsn
+            self._acknowledged.append(lsn)
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------------
+
+    def crash(self) -> bool:
+        """All sessions end, and the slot wakes at any position that it ever had. True if it went back."""
+        self.end_stream()
+        self.leader = None
+        kept = 1 + int(self._chance() * len(self._acknowledged))
+        del self._acknowledged[kept:]
+        before, self.confirmed = self.confirmed, self._acknowledged[-1]
+        return self.confirmed < before
+
+    def promote(self, switch: Lsn) -> None:
+        """A standby takes over that has the log up to `switch` and the slot's position up to there."""
+        self.crash()
+        self.log = [transaction for transaction in self.log if transaction.end_lsn <= switch]
+        self._acknowledged = [lsn for lsn in self._acknowledged if lsn <= switch]
+        self.confirmed = self._acknowledged[-1]
+        self.history = (*self.history, TimelineSwitch(self.timeline, switch))
+        self.timeline += 1
+        self.insert_lsn = switch
+
+
+class Stream:
+    """One walsender. `read` gives what the socket happens to hold; raises StreamEnded once the server has ended it."""
+
+    __slots__ = ("_at", "_chance", "_database", "_row", "ended", "received")
+
+    def __init__(self, database: Database, start: Lsn, chance: Callable[[], float]) -> None:
+        self._database = database
+        self._chance = chance
+        self.received = start
+        self.ended = False
+        self._row = -1  # -1 between transactions
+        self._at = 0
+        while self._at < len(database.log) and database.log[self._at].final_lsn < start:
+            self._at += 1
+
+    def read(self) -> list[Frame]:
+        if self.ended:
+            raise StreamEnded("the server ended the stream")
+        frames: list[Frame] = []
+        for _ in range(1 + int(self._chance() * 6)):
+            frame = self._next()
+            if frame is None:
+                break
+            frames.append(frame)
+        return frames
+
+    def report(self, lsn: Lsn) -> None:
+        if not self.ended:
+            self._database.confirm(lsn)
+
+    def close(self) -> None:
+        if not self.ended:
+            self._database.end_stream()
+
+    def _next(self) -> Frame | None:
+        database, chance = self._database, self._chance
+        at_end = self._at >= len(database.log)
+        if chance() < 0.15:
+            return self._keepalive(at_end=at_end)
+        if at_end:
+            return None
+        transaction = database.log[self._at]
+        if self._row < 0:
+            self._row = 0
+            return Begin(transaction.final_lsn)
+        if self._row < len(transaction.rows):
+            first = self._row
+            self._row += 1 + int(chance() * 4)
+            return Rows(transaction.rows[first : self._row])
+        self._row = -1
+        self._at += 1
+        self.received = max(self.received, transaction.end_lsn)
+        return Commit(transaction.end_lsn)
+
+    def _keepalive(self, *, at_end: bool) -> Keepalive:
+        """Up to where everything was sent. Inside a transaction the protocol promises nothing: any position goes."""
+        database = self._database
+        wal_end = database.insert_lsn if at_end or self._row >= 0 else database.log[self._at].final_lsn
+        self.received = max(self.received, wal_end)
+        return Keepalive(wal_end)
