@@ -136,9 +136,9 @@ def _parts() -> frozenset[str]:
 
 def _stay(stack: Stack) -> None:
     """Wait for Ctrl-C or SIGTERM, then stop."""
-    _say("running; stop with Ctrl-C")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _say("running; stop with Ctrl-C")
         while True:
             signal.pause()
     except KeyboardInterrupt:

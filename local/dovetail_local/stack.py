@@ -114,8 +114,6 @@ class Stack:
         if process is not None:
             control.let_go(process)
 
-    _let_go = detach
-
     def down(self, *, delete: bool = False) -> None:
         """Stop every server, and with `delete` remove their data. Raises NothingToDo where nothing runs."""
         if not self.layout.directory.is_dir():

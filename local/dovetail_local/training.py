@@ -36,9 +36,15 @@ def trained_flags(software: Software, home: Path, say: Say) -> list[str]:
 
 
 def _java_stamp(java: Path) -> str:
-    """Tell one Java from another: a cache serves only the very one that wrote it."""
-    found = java.resolve()
-    return hashlib.sha256(f"{found} {found.stat().st_mtime_ns}".encode()).hexdigest()[:12]
+    """Tell one Java from another by what it is, not by where it lies: every virtual environment has its own copy.
+
+    Java checks for itself whether a cache fits, and starts without it where it does not.
+    """
+    home = java.resolve().parent.parent
+    release, modules = home / "release", home / "lib" / "modules"
+    text = release.read_text() if release.exists() else str(home)
+    size = modules.stat().st_size if modules.exists() else 0
+    return hashlib.sha256(f"{text} {size}".encode()).hexdigest()[:12]
 
 
 def _train(software: Software, cache: Path) -> None:

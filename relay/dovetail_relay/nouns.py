@@ -23,7 +23,7 @@ def lsn_text(lsn: Lsn) -> str:
 def parse_lsn(text: str) -> Lsn:
     """The inverse of `lsn_text`; raises ValueError on anything else."""
     high, slash, low = text.partition("/")
-    if not slash or not 1 <= len(high) <= 8 or not 1 <= len(low) <= 8:
+    if not slash or not 1 <= len(high) <= 8 or not 1 <= len(low) <= 8 or not (high + low).isalnum():
         raise ValueError(f"{text!r} is not an LSN such as 16/B374D848")
     return Lsn(int(high, 16) << 32 | int(low, 16))
 

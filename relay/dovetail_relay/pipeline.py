@@ -13,17 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from dovetail_relay.decode import message, pgoutput
-from dovetail_relay.encode.framing import UnknownFingerprint
-from dovetail_relay.errors import Halt, KafkaUnavailable, PoisonHeld, StuckMessage
+from dovetail_relay.errors import Halt, KafkaUnavailable, PoisonHeld
+from dovetail_relay.intake import Intake
 from dovetail_relay.ledger import Ledger
 from dovetail_relay.machine import Machine, Step
-from dovetail_relay.nouns import LSN_ZERO, Batch, Checkpoint, Lsn, Record
+from dovetail_relay.nouns import Batch, Checkpoint, Lsn
 from dovetail_relay.publish.port import Outcome, Publisher, Result
-from dovetail_relay.route.headers import position_prefix
-from dovetail_relay.route.mapper import Mapper
 from dovetail_relay.side import SideThread
-from dovetail_relay.source.replication import KEEPALIVE, ReplicationStream
+from dovetail_relay.source.replication import ReplicationStream
 from dovetail_relay.telemetry import Telemetry
 
 # Short first attempts, each with a fresh producer: librdkafka waits a fixed 500 ms inside one.
@@ -40,7 +37,6 @@ FILL_SECONDS = 0.05
 READ_LIMIT = 2000
 # Kafka silent for so long: the stream is closed, or it would hold up a shutdown of the database.
 KAFKA_SILENT_SECONDS = 10.0
-_PG_EPOCH = 946_684_800
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,43 +69,31 @@ class Pipeline:
     def __init__(
         self,
         *,
-        table: tuple[str, str],
-        columns: dict[str, str],
-        mapper: Mapper,
+        intake: Intake,
         machine: Machine,
         publisher: Publisher,
         side: SideThread[object],
         limits: Limits,
         telemetry: Telemetry,
-        learn: Callable[[bytes], bool],
         lock_held: Callable[[], bool],
         on_step: Callable[[str], None],
         lazy_checkpoint: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._table = table
-        self._columns = columns
-        self._mapper = mapper
+        self._intake = intake
         self.machine = machine
         self._publisher = publisher
         self._side = side
         self._limits = limits
         self._telemetry = telemetry
-        self._learn = learn
         self._lock_held = lock_held
         self._on_step = on_step
         self._lazy = lazy_checkpoint
         self._clock = clock
-        self.ledger = Ledger(machine.base.end_lsn, machine.base.part)
         self.stream: ReplicationStream | None = None
         self.in_flight: InFlight | None = None
         self.horizon = machine.durable.horizon
-        self._readers: dict[bytes, Callable[[bytes], pgoutput.Row]] = {}
-        self._moment = pgoutput.Moment()
-        self._read_message = message.message_reader(self._moment)
-        self._prefix = b""
         self._drained = True
-        self._behind_us = 0
         self._first_waiting_at = 0.0
         self._committed_at = 0.0
         self._checkpoint_at = clock()
@@ -117,6 +101,7 @@ class Pipeline:
         self._topics: set[str] = set()
         self._stopping = False
         self._halt: Halt | None = None
+        intake.restart(machine.base)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -164,8 +149,7 @@ class Pipeline:
     def attach(self, stream: ReplicationStream) -> None:
         """Begin to read; the stream starts at the durable checkpoint."""
         self.stream = stream
-        self._readers.clear()
-        self.ledger = Ledger(self.machine.base.end_lsn, self.machine.base.part)
+        self._intake.restart(self.machine.base)
 
     def detach(self) -> None:
         """Close the stream and drop what was read but not sent: it will stream again."""
@@ -173,7 +157,7 @@ class Pipeline:
             self.stream.close()
             self.stream = None
         self._halt = None
-        self.ledger = Ledger(self.machine.base.end_lsn, self.machine.base.part)
+        self._intake.restart(self.machine.base)
 
     def stop_sending(self) -> None:
         """No new batch from here on."""
@@ -186,10 +170,10 @@ class Pipeline:
             self._write_pending()
         return self.in_flight is None
 
-    def map_backfill(self, raw: tuple[bytes | None, ...], seq: int) -> Record:
-        """A row that was read from the table instead of the stream; its position lies before every streamed one."""
-        self._prefix = position_prefix(self.machine.durable.epoch, LSN_ZERO)
-        return self._record(lambda _frame: pgoutput.standard_row(list(raw)), b"", seq)
+    @property
+    def ledger(self) -> Ledger:
+        """What was taken in and not yet sent."""
+        return self._intake.ledger
 
     # -- stream → ledger ----------------------------------------------------------------------------------------------
 
@@ -200,104 +184,17 @@ class Pipeline:
             if not self.ledger.rows:
                 self._first_waiting_at = self._clock()
             try:
-                self._take(frames)
+                self._intake.take(frames)
             except Halt as halt:
                 # What was committed before the event that halts us goes out first; nothing is read behind it.
                 self._halt = halt
             self._telemetry.progress(received_lsn=stream.received)
 
-    def _take(self, frames: list[bytes]) -> None:
-        """Every frame into the ledger. Rows come in runs between a Begin and a Commit: a run is taken at once."""
-        insert, tag_at = pgoutput.INSERT, pgoutput.BODY
-        run = 0
-        for at, frame in enumerate(frames):
-            if frame[tag_at] != insert:
-                if run < at:
-                    self._take_rows(frames[run:at])
-                run = at + 1
-                self._take_other(frame)
-        if run < len(frames):
-            self._take_rows(frames[run:])
-
-    def _take_rows(self, frames: list[bytes]) -> None:
-        """The hot path: about 3 µs a row, most of it slicing."""
-        ledger = self.ledger
-        if ledger.skipping:
-            return
-        reader_of, record, prefix = self._readers.get, self._mapper.record, self._prefix
-        oid_from, oid_to, skip_rows = pgoutput.OID.start, pgoutput.OID.stop, ledger.skip_rows
-        records: list[Record] = []
-        for index, frame in enumerate(frames, ledger.next_index):
-            read = reader_of(frame[oid_from:oid_to])
-            if read is None or index < skip_rows:
-                continue
-            try:
-                records.append(record(read(frame), prefix, index))  # type: ignore[arg-type]
-            except (UnknownFingerprint, StuckMessage):
-                records.append(self._record(read, frame, index))
-        ledger.add(records, rows=len(frames), size=sum(map(len, frames)))
-
-    def _take_other(self, frame: bytes) -> None:
-        ledger = self.ledger
-        body = frame[pgoutput.BODY :]
-        tag = body[0]
-        if tag == pgoutput.BEGIN:
-            begin = pgoutput.begin(body)
-            self._moment.commit_us = begin.commit_us
-            if ledger.begin(begin.final_lsn, begin.commit_us):
-                self._prefix = position_prefix(self.machine.durable.epoch, begin.final_lsn)
-        elif tag == pgoutput.COMMIT:
-            commit = pgoutput.commit(body)
-            ledger.commit(commit.end_lsn)
-            # Both by the server's clock: how long after its commit the transaction was sent.
-            self._behind_us = pgoutput.sent_us(frame) - commit.commit_us
-        elif tag == pgoutput.RELATION:
-            self._learn_relation(pgoutput.relation(body))
-        elif tag == KEEPALIVE:
-            ledger.keepalive(Lsn(int.from_bytes(body[1:], "big")))
-        elif tag == message.MESSAGE:
-            self._take_message(frame, message.message(body))
-
-    def _take_message(self, frame: bytes, found: message.Message) -> None:
-        ledger = self.ledger
-        if not found.is_event:
-            self._telemetry.message_ignored("prefix" if found.transactional else "not_transactional")
-        elif not ledger.skipping:
-            index = ledger.next_index
-            # A row like any other: it counts, also where it was published before and is passed over.
-            records = [] if index < ledger.skip_rows else [self._record(self._read_message, frame, index)]
-            ledger.add(records, rows=1, size=len(frame))
-
-    def _learn_relation(self, relation: pgoutput.Relation) -> None:
-        if (relation.namespace, relation.name) == self._table:
-            self._readers[relation.oid] = pgoutput.row_reader(relation, self._columns, self._moment)
-        else:
-            # Another schema's table of the same name, or one that an administrator added: not ours to publish.
-            self._readers.pop(relation.oid, None)
-
-    def _record(self, read: Callable[[bytes], pgoutput.Row], frame: bytes, index: int) -> Record:
-        try:
-            row = read(frame)
-            return self._mapper.record(row, self._prefix, index)  # type: ignore[arg-type]
-        except UnknownFingerprint as unknown:
-            try:
-                if self._learn(unknown.fingerprint):
-                    return self._mapper.record(row, self._prefix, index)  # type: ignore[arg-type]
-                raise unknown.stuck() from None
-            except StuckMessage as stuck:
-                raise self._held(stuck) from stuck
-        except StuckMessage as stuck:
-            raise self._held(stuck) from stuck
-
-    @staticmethod
-    def _held(stuck: StuckMessage) -> PoisonHeld:
-        return PoisonHeld(f"event {stuck.event_id} cannot be published ({stuck.reason}): {stuck}")
-
     # -- ledger → Kafka -----------------------------------------------------------------------------------------------
 
     def _due_at(self) -> float:
         """When the waiting rows should go out."""
-        if self._behind_us > BACKLOG_US and self.ledger.rows < self._limits.rows and self.reading:
+        if self._intake.behind_us > BACKLOG_US and self.ledger.rows < self._limits.rows and self.reading:
             return self._first_waiting_at + FILL_SECONDS
         return self._committed_at + self._limits.pause_seconds
 

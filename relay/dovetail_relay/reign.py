@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
+
+import psycopg
 
 from dovetail_relay.config import Settings, conninfo
 from dovetail_relay.encode.framing import Encoder
@@ -20,9 +23,10 @@ from dovetail_relay.errors import (
     Retry,
 )
 from dovetail_relay.health import HealthState
+from dovetail_relay.intake import Intake
 from dovetail_relay.logs import log
 from dovetail_relay.machine import Machine, admit
-from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, RelayRow, lsn_text
+from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, Record, RelayRow, lsn_text
 from dovetail_relay.pipeline import FENCE_ATTEMPTS, FENCE_TIMEOUT, Fenced, Limits, Pipeline, fence_and_read
 from dovetail_relay.publish.port import Publisher
 from dovetail_relay.registry.builtin import BuiltinRegistry
@@ -32,7 +36,7 @@ from dovetail_relay.side import SideThread
 from dovetail_relay.source import timeline
 from dovetail_relay.source.backfill import backfill_rows
 from dovetail_relay.source.lead import LockSession
-from dovetail_relay.source.replication import ReplicationStream, SlotBusy, connect
+from dovetail_relay.source.replication import ReplicationStream, SlotBusy, connect, server_error
 from dovetail_relay.telemetry import LogEvent, Telemetry
 
 # The working loop touches its session this often; a standby evicts a leader that has not for a lease.
@@ -179,7 +183,11 @@ class Reign:
         registry = given.registry
 
         def learn(fingerprint: bytes) -> bool:
-            for row in registry.sync(self._session.connection):
+            try:
+                learned = registry.sync(self._session.connection)
+            except psycopg.Error as error:
+                raise server_error(error, "event_schema") from error
+            for row in learned:
                 log(LogEvent.SCHEMA_LEARNED, "learned a schema", schema_id=row.schema_id)
             schema = registry.known(fingerprint)
             if schema is None:
@@ -187,10 +195,15 @@ class Reign:
             encoder.learn(fingerprint, schema.schema_id, schema.definition)
             return True
 
-        return Pipeline(
-            table=settings.outbox.schema_and_table,
-            columns=dict(settings.outbox.columns),
+        self._intake = Intake(
+            tables=self._session.outbox_names(*settings.outbox.schema_and_table),
+            columns=settings.outbox.columns,
             mapper=mapper_for(settings.outbox.headers, settings.outbox.source, router, encoder),
+            learn=learn,
+            telemetry=given.telemetry,
+        )
+        return Pipeline(
+            intake=self._intake,
             machine=machine,
             publisher=given.publisher,
             side=self._side,
@@ -198,7 +211,6 @@ class Reign:
                 settings.delivery.batch_rows, settings.delivery.batch_bytes, settings.delivery.linger_ms / 1000
             ),
             telemetry=given.telemetry,
-            learn=learn,
             lock_held=self._lock_held,
             on_step=given.on_step,
             lazy_checkpoint=settings.delivery.mode is Delivery.AT_LEAST_ONCE,
@@ -222,13 +234,26 @@ class Reign:
             return
         assert row.snapshot is not None  # noqa: S101 - a backfill was begun from it
         published = 0
-        for records, after in backfill_rows(
-            self._conninfo(), row.snapshot, next_seq, self._settings.delivery.batch_rows, pipeline.map_backfill
-        ):
-            self._publish(pipeline, Batch(records, row.consistent_point, None, backfill=after))
-            published += len(records)
+        batches = backfill_rows(
+            self._conninfo(),
+            row.snapshot,
+            next_seq,
+            self._settings.delivery.batch_rows,
+            self._intake.row_before_the_slot,
+        )
+        while True:
+            # The first fetch sorts all that is there: on the side thread, so that the lead is kept meanwhile.
+            self._side.submit(lambda: next(batches, None))
+            found, error = self._await_side()
+            if error is not None:
+                raise error
             if self._given.stopping():
                 return
+            if found is None:
+                break
+            records, after = cast("tuple[list[Record], int]", found)
+            self._publish(pipeline, Batch(records, row.consistent_point, None, backfill=after))
+            published += len(records)
         self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None))
         log(LogEvent.RECOVERY_FINISHED, "published the rows that were there before the slot", events=published)
 

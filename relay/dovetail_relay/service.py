@@ -183,6 +183,8 @@ class Relay:
 
     def _note_ready(self) -> None:
         self._was_ready = True
+        # Only now: a halt that lasts over many looks at its cause is one halt, not many.
+        self.telemetry.halted(None)
 
     def _short_connection(self) -> psycopg.Connection[Any]:
         """For the HTTP threads, which must not share the lock session."""
@@ -211,7 +213,6 @@ class Relay:
         self.state.halted(halt)
         log(LogEvent.RELAY_HALTED, halt.line(), error=halt.name, halt=halt.name, next=halt.remedy)
         self._sleep(HALT_RECHECK_SECONDS)
-        self.telemetry.halted(None)
 
     def _stumbled(self, error: RelayError, pause: float) -> None:
         self.telemetry.error(error.name)

@@ -23,9 +23,16 @@ HERE = Path(sys.executable).parent
 
 def _run(*command, cwd, env, seconds=120, expect=0):
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=seconds, check=False)
-    assert done.returncode == expect, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == expect, (
+        f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{_server_words(cwd)}"
+    )
     assert "Traceback" not in done.stderr
     return done
+
+
+def _server_words(folder):
+    """The ends of the servers' logs, for whoever reads why it failed."""
+    return "\n".join(log.read_text()[-3000:] for log in Path(folder).glob(".dovetail/local/logs/*.log"))
 
 
 @pytest.fixture(scope="module")

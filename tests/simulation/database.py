@@ -88,10 +88,12 @@ class Database:
         self.row = NEW_WITH_ROWS_BEFORE_THE_SLOT if rows_before_slot else NEW
         self.log: list[Transaction] = []
         self.insert_lsn = START
-        self.timeline = 1
+        self.timeline = self._timelines = 1
         self.history: tuple[TimelineSwitch, ...] = ()
         self.confirmed = START
         self._acknowledged = [START]
+        # PostgreSQL skips what lies before the start that was asked for. The relay's own rule must not lean on it.
+        self.skips_to_start = chance() < 0.8
         self.leader: object | None = None
         self.walsender: Stream | None = None
 
@@ -123,7 +125,8 @@ class Database:
         """None where the slot is busy. A start below the confirmed position is moved up to it, without a word."""
         if self.walsender is not None:
             return None
-        self.walsender = Stream(self, max(start, self.confirmed), self._chance)
+        begins_at = max(start, self.confirmed) if self.skips_to_start else self.confirmed
+        self.walsender = Stream(self, begins_at, self._chance)
         return self.walsender
 
     def end_stream(self) -> None:
@@ -153,8 +156,12 @@ class Database:
         self.log = [transaction for transaction in self.log if transaction.end_lsn <= switch]
         self._acknowledged = [lsn for lsn in self._acknowledged if lsn <= switch]
         self.confirmed = self._acknowledged[-1]
-        self.history = (*self.history, TimelineSwitch(self.timeline, switch))
-        self.timeline += 1
+        # A standby that lags behind an earlier switch branches off the timeline that was there then.
+        later = [known.timeline for known in self.history if known.switch_lsn > switch]
+        kept = tuple(known for known in self.history if known.switch_lsn <= switch)
+        self.history = (*kept, TimelineSwitch(later[0] if later else self.timeline, switch))
+        self._timelines += 1
+        self.timeline = self._timelines
         self.insert_lsn = switch
 
 
@@ -177,7 +184,8 @@ class Stream:
         if self.ended:
             raise StreamEnded("the server ended the stream")
         frames: list[Frame] = []
-        for _ in range(1 + int(self._chance() * 6)):
+        # None at all now and then: there is more, and it is still on its way.
+        for _ in range(int(self._chance() * 7)):
             frame = self._next()
             if frame is None:
                 break

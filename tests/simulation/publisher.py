@@ -36,6 +36,8 @@ class Publisher:
 
     # What an earlier design did; the machine's TORN rule exists for it.
     checkpoint_first: ClassVar[bool] = False
+    # A slow success may hide a retry whose twin is still under way.
+    trusted: ClassVar[tuple[Answer, ...]] = (Answer.QUICK,)
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -84,7 +86,7 @@ class Publisher:
             if refused.fenced:
                 return self._unknown(FENCED_ACKNOWLEDGED if acknowledged else FENCED)
             return self._unknown(UNKNOWN_ACKNOWLEDGED if acknowledged else UNKNOWN)
-        return COMMITTED if answer is Answer.QUICK else self._unknown(UNKNOWN_ACKNOWLEDGED)
+        return COMMITTED if answer in self.trusted else self._unknown(UNKNOWN_ACKNOWLEDGED)
 
     def _live(self) -> Producer:
         if self._producer is None:

@@ -15,7 +15,7 @@ from simulation.checks import check
 from simulation.database import RECORDS, Begin, Commit, Frame, Rows, Stream
 from simulation.publisher import Done, Job, Publisher
 
-from dovetail_relay.errors import CheckpointMoved, Fenced, KafkaUnavailable, LeadLost, Restart, Retry
+from dovetail_relay.errors import CheckpointMoved, Fenced, Gap, Halt, KafkaUnavailable, LeadLost, Restart, Retry
 from dovetail_relay.ledger import Ledger
 from dovetail_relay.machine import Machine, Step, admit
 from dovetail_relay.nouns import Batch, Checkpoint, Lsn, RelayRow
@@ -73,15 +73,18 @@ class Relay:
                 yield from self._run()
             except (Restart, Retry) as ended:
                 self._note(ended)
-                if self.stream is not None:
-                    self.stream.close()
-                if self.side is not None:
-                    # The side thread ends what it has begun, whatever became of the reign.
-                    self.world.ghosts.append(self.side)
-                self._clear()
-                if self.leads:
-                    self.database.leader = None
-                yield
+            except Halt as halt:
+                # It looks again after a while: a cause that has gone needs no operator.
+                self.world.halted(halt)
+            if self.stream is not None:
+                self.stream.close()
+            if self.side is not None:
+                # The side thread ends what it has begun, whatever became of the reign.
+                self.world.ghosts.append(self.side)
+            self._clear()
+            if self.leads:
+                self.database.leader = None
+            yield
 
     def _note(self, ended: Exception) -> None:
         if isinstance(ended, Fenced):
@@ -106,6 +109,7 @@ class Relay:
                 self._touch()
             if isinstance(done, tuple):
                 break
+        yield
         row, durable, first = self._admit(done[0])
         self.machine = Machine(durable, writer=self.writer, timeline=self.database.timeline)
         self.machine.written = not first
@@ -179,8 +183,16 @@ class Relay:
             return
         self.stream = stream
         self.ledger = self._new_ledger()
+        self._look_at_slot(start)
         if self.machine.base.part is not None:
             self.world.seen["stream began inside a transaction"] += 1
+
+    def _look_at_slot(self, start: Lsn) -> None:
+        """Now that it is ours nobody can move it: whoever did while it was free is seen here."""
+        self._touch()
+        confirmed = self.database.confirmed
+        if confirmed > start:
+            raise Gap(f"the slot is confirmed at {confirmed}, the checkpoint stands at {start}")
 
     def _new_ledger(self) -> Ledger:
         return Ledger(self.machine.base.end_lsn, self.machine.base.part)

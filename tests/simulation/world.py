@@ -23,6 +23,17 @@ from dovetail_relay.nouns import Lsn
 
 # Long enough to drain all that a run holds, with every wait in it.
 CALM_STEPS: Final = 3000
+# A halt that is found so often in the calm is there to stay.
+LOOKS: Final = 4
+
+
+class Story(Counter[str]):
+    """Tells each rare thing as it happens."""
+
+    def __setitem__(self, what: str, times: int) -> None:
+        if times > self[what]:
+            print(what)
+        super().__setitem__(what, times)
 
 
 class World:
@@ -50,6 +61,8 @@ class World:
         self._to_commit = 2 + int(chance() * 5)
         self._advanced = self._deleted = False
         self._switch: Lsn | None = None
+        self._halts = 0
+        self._halt: Halt | None = None
         self._misfortunes: tuple[Callable[[World], None], ...] = MILD if self.torn else MISFORTUNES
         # Three quarters of the world's trouble comes to one half of the seeds.
         self._trouble = (0.02, 0.06, 0.12, 0.25)[int(chance() * 4)]
@@ -66,13 +79,17 @@ class World:
     # -- the run ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        try:
-            self._trouble_and_work()
-            self._calm()
-        except Halt as halt:
+        self._trouble_and_work()
+        halt = self._calm()
+        if halt is not None:
             self._judge(halt)
-            return
-        self._count()
+        else:
+            self._count()
+
+    def halted(self, halt: Halt) -> None:
+        """A relay stopped and says why; it will look again."""
+        self._halts += 1
+        self._halt = halt
 
     def _trouble_and_work(self) -> None:
         chance, relays = self.chance, self.relays
@@ -99,8 +116,12 @@ class World:
         else:
             self.database.other_work()
 
-    def _calm(self) -> None:
-        """Everything heals; whoever was frozen wakes. What was committed must come out, and be confirmed."""
+    def _calm(self) -> Halt | None:
+        """Everything heals; whoever was frozen wakes. What was committed must come out, and be confirmed.
+
+        Returns the halt that stays where one does.
+        """
+        before, self._halts = self._halts, 0
         self.broker.weather.clear()
         self.broker.weather.overtaking = False
         while self._to_commit:
@@ -113,14 +134,16 @@ class World:
             second.step()
             if self.ghosts:
                 ghost_steps(self)
+            if self._halts > LOOKS:
+                return self._halt
             if database.confirmed >= target and broker.durable_end >= target and self._settled():
-                break
-        else:
-            raise Violation(f"did not drain: confirmed {database.confirmed}, wanted {target}")
+                self.seen["halt that healed by itself"] += before > 0
+                return None
+        raise Violation(f"did not drain: confirmed {database.confirmed}, wanted {target}")
 
     def _settled(self) -> bool:
         leader = _leader(self)
-        return leader.leads and leader.in_flight is None
+        return leader.stream is not None and leader.in_flight is None
 
     def _count(self) -> None:
         visible, expected = self.broker.visible(), self.database.published()
@@ -275,7 +298,8 @@ def advance_slot(world: World) -> None:
 
 
 def delete_checkpoint(world: World) -> None:
-    if world.chance() < 0.05 and world.broker.newest is not None:
+    # Before the marker is set it is the first start once more, and nobody could know.
+    if world.chance() < 0.05 and world.database.row.started:
         world._deleted = True
         world.broker.forget()
 

@@ -129,6 +129,11 @@ class LockSession:
             started=row["started"],
         )
 
+    def outbox_names(self, schema: str, table: str) -> frozenset[tuple[str, str]]:
+        """The outbox table and its leaves, as (schema, name)."""
+        rows = self._rows(queries["relay_outbox_names"], {"schema": schema, "table": table})
+        return frozenset({(schema, table)} | {(row["schema"], row["name"]) for row in rows})
+
     def partition_counts(self) -> dict[str, int]:
         """Partitions per topic as init or `relay accept` recorded them."""
         rows = self._rows(queries["relay_row"], {"relay": self._relay})

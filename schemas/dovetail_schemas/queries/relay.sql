@@ -19,6 +19,16 @@ SELECT name, slot, system_id, consistent_point::text, snapshot::text, epoch, pub
 FROM dovetail.relay
 WHERE name = %(relay)s
 
+-- name: relay_outbox_names
+-- The outbox table and its leaves: what its rows may stream as.
+SELECT namespace.nspname AS schema, class.relname AS name
+FROM pg_class AS root
+JOIN pg_namespace AS root_namespace ON root_namespace.oid = root.relnamespace
+CROSS JOIN LATERAL pg_partition_tree(root.oid) AS tree
+JOIN pg_class AS class ON class.oid = tree.relid
+JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+WHERE root_namespace.nspname = %(schema)s AND root.relname = %(table)s
+
 -- name: relay_mark_started
 -- From here on an empty checkpoint topic means that the checkpoint was lost.
 UPDATE dovetail.relay SET started_at = now() WHERE name = %(relay)s AND started_at IS NULL
