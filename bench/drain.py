@@ -56,7 +56,7 @@ def ceiling(rig: Rig, slot: str, end: str, rows: int) -> float:
     started = time.monotonic()
     subprocess.run(
         [
-            postgres_binaries("18", None, lambda _word: None) / "pg_recvlogical", "-d", rig.endpoints.relay_dsn, "--slot", slot, "--start",
+            postgres_binaries("18", None, lambda _word: None) / "bin" / "pg_recvlogical", "-d", rig.endpoints.relay_dsn, "--slot", slot, "--start",
             "-o", "proto_version=1", "-o", "publication_names=dovetail", "-o", "binary=true",
             "--endpos", end, "--no-loop", "-f", "/dev/null",
         ],

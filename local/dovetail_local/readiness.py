@@ -15,7 +15,12 @@ from dovetail_local.postgres import SUPERUSER
 
 DATABASE = "dovetail"
 # Attributes of the login roles. None is a superuser; what they may do, the migrations grant.
-_ROLES: Mapping[str, LiteralString] = {"owner": "CREATEROLE", "app": "", "relay": "REPLICATION", "operator": ""}
+_ROLES: Mapping[str, LiteralString] = {
+    "owner": "CREATEROLE CREATEDB",
+    "app": "",
+    "relay": "REPLICATION",
+    "operator": "",
+}
 ROLES = tuple(_ROLES)
 _CONNECT_SECONDS = 5
 _METADATA_SECONDS = 5.0

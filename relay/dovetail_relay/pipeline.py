@@ -122,12 +122,9 @@ class Pipeline:
 
     @property
     def reading(self) -> bool:
-        """Whether there is room: two batches' worth may wait, so that memory stays bounded."""
-        return (
-            self._halt is None
-            and self.ledger.rows < 2 * self._limits.rows
-            and self.ledger.bytes < 2 * self._limits.bytes
-        )
+        """Whether there is room: a batch and a half may wait while another is under way, so that memory stays bounded."""
+        ledger, limits = self.ledger, self._limits
+        return self._halt is None and ledger.rows * 2 < limits.rows * 3 and ledger.bytes * 2 < limits.bytes * 3
 
     @property
     def drained(self) -> bool:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+
 from dovetail_local.stack import Stack
 from support.waiting import wait_until
 from support.wire import FeedbackProxy

@@ -83,6 +83,7 @@ class Broker:
         self.weather = Weather()
         self.events: list[tuple[int, Transaction | None]] = []
         self.newest: Checkpoint | None = None
+        self.durable_end: Lsn = START  # how far the log was published by a committed checkpoint
         self.positions: set[Position] = set()
         self.epoch = 0
         self.open: Transaction | None = None
@@ -195,11 +196,6 @@ class Broker:
         self.newest = None
         self.forgot = True
 
-    @property
-    def durable_end(self) -> Lsn:
-        """How far a new leader would find the log published; the beginning of it where there is no checkpoint."""
-        return START if self.newest is None else self.newest.end_lsn
-
     def visible(self) -> list[int]:
         """What a `read_committed` reader sees, in the order of the log."""
         return [row for row, transaction in self.events if transaction is None or transaction.committed]
@@ -247,7 +243,7 @@ class Broker:
 
     def _extend_chain(self, found: Checkpoint) -> None:
         before = self.newest
-        self.newest = found
+        self.newest, self.durable_end = found, found.end_lsn
         self.positions.add(found.position())
         if before is None:
             if found.seq != 1 and not self.forgot:

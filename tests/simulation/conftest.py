@@ -4,7 +4,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=20_000, help="how many seeds the simulation runs; 100000 take a minute")
+    parser.addoption(
+        "--seeds", type=int, default=20_000, help="how many seeds the simulation runs; 100000 take a minute"
+    )
     parser.addoption("--seed", type=int, default=None, help="replay one seed and tell its story")
 
 

@@ -151,8 +151,12 @@ class Database:
         return self.confirmed < before
 
     def promote(self, switch: Lsn) -> None:
-        """A standby takes over that has the log up to `switch` and the slot's position up to there."""
+        """A standby takes over that has the log up to `switch` and the slot's position up to there.
+
+        A timeline ends where a record does: half a commit record is none.
+        """
         self.crash()
+        switch = min([switch, *(lost.final_lsn for lost in self.log if lost.final_lsn < switch < lost.end_lsn)])
         self.log = [transaction for transaction in self.log if transaction.end_lsn <= switch]
         self._acknowledged = [lsn for lsn in self._acknowledged if lsn <= switch]
         self.confirmed = self._acknowledged[-1]

@@ -263,7 +263,7 @@ class Relay:
 
     def feedback(self, stream: Stream, lsn: Lsn) -> None:
         end = self.world.broker.durable_end
-        check(lsn <= end or self.world.broker.forgot, f"flush {lsn} reported beyond the durable checkpoint {end}")
+        check(lsn <= end, f"flush {lsn} reported beyond the durable checkpoint {end}")
         stream.report(lsn)
 
     def _take(self, frames: list[Frame]) -> None:
@@ -379,5 +379,7 @@ class Relay:
 
     def _confirmed(self) -> None:
         durable = self.machine.durable
-        check(durable.position() in self.world.broker.positions, f"took for committed what is not: {durable.position()}")
+        check(
+            durable.position() in self.world.broker.positions, f"took for committed what is not: {durable.position()}"
+        )
         self.in_flight = None

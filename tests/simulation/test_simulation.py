@@ -1,8 +1,8 @@
 """Exactly once under every fault that a seed can draw, and the proof that the simulation would notice otherwise.
 
-    pytest tests/simulation                    20,000 seeds and every planted mistake
-    pytest tests/simulation --seeds 100000     about a minute
-    pytest tests/simulation --seed 4711 -s     one seed, told step by step
+pytest tests/simulation                    20,000 seeds and every planted mistake
+pytest tests/simulation --seeds 100000     about a minute
+pytest tests/simulation --seed 4711 -s     one seed, told step by step
 """
 
 from __future__ import annotations

@@ -91,6 +91,8 @@ class CheckpointReader:
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 20,
             "reconnect.backoff.ms": 50,
+            # As for the producers: no waiting before the first connection.
+            "enable.sparse.connections": False,
         }
         self._in_use = threading.Lock()
         self._raw = Consumer({**shared, "isolation.level": "read_uncommitted"})
@@ -104,7 +106,11 @@ class CheckpointReader:
     def _read(self, timeout: float) -> Checkpoint | None:
         deadline = time.monotonic() + timeout
         try:
-            low, high = self._raw.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=timeout, cached=False)
+            partition = TopicPartition(self._topic, 0)
+            # The first question is for the one that will read: it learns the partition's leader now, and not a second
+            # after it was assigned.
+            self._committed.get_watermark_offsets(partition, timeout=timeout, cached=False)
+            low, high = self._raw.get_watermark_offsets(partition, timeout=timeout, cached=False)
             span = _TAIL
             while True:
                 start = max(low, high - span)
@@ -143,18 +149,21 @@ class CheckpointReader:
                     raise KafkaUnavailable(
                         f"the checkpoint at {self._topic}[0] offset {at} of {high} is held back by an open transaction"
                     )
-                for message in consumer.consume(_TAIL, timeout=min(left, 0.1)):
-                    error = message.error()
-                    offset = message.offset() or 0
-                    if error is None:
-                        at = offset + 1
-                        if message.key() == self._key and message.value() is not None:
-                            newest = message.value()
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        # The end of what is committed, control records included; below `high` something is open.
-                        at = max(at, offset)
-                    else:
-                        raise KafkaException(error)
+                # Not `consume`: it waits its whole timeout for a full list.
+                message = consumer.poll(min(left, 0.1))
+                if message is None:
+                    continue
+                error = message.error()
+                offset = message.offset() or 0
+                if error is None:
+                    at = offset + 1
+                    if message.key() == self._key and message.value() is not None:
+                        newest = message.value()
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    # The end of what is committed, control records included; below `high` something is open.
+                    at = max(at, offset)
+                else:
+                    raise KafkaException(error)
         finally:
             consumer.unassign()
         return newest

@@ -164,18 +164,20 @@ class ReplicationStream:
         get = pgconn.get_copy_data
         out: list[bytes] = []
         append = out.append
-        consumed = False
+        tried = fresh = False  # whether the socket was read, and whether that brought a message
         try:
             while len(out) < limit:
                 size, data = get(1)
                 if size > 0:
+                    fresh = True
                     frame = bytes(data)
                     append(frame if frame[0] == _XLOG_DATA else self._keepalive(frame))
                 elif size == 0:
-                    if consumed:
+                    # libpq takes in what its buffer has room for, some 16 KB: until nothing comes any more.
+                    if tried and not fresh:
                         break
                     pgconn.consume_input()
-                    consumed = True
+                    tried, fresh = True, False
                 else:
                     raise self._ended()
         except psycopg.Error as error:
