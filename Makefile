@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fmt types bench docs lock clean
+.PHONY: help setup demo test test-versions lint fmt types bench docs lock clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything the other targets need
 
@@ -24,8 +24,14 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## Run the main job on real servers and print the books
 	$(BIN)/dovetail demo $(ARGS)
 
-test: $(STAMP) ## Run every test tier that Python packages alone can serve
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## Run every test tier that Python packages alone can serve, three files at a time
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+# Each end of each range that is supported: the oldest servers together, then three brokers with replication 3.
+SERVERS := tests/postgres tests/kafka tests/e2e/test_kills.py
+test-versions: $(STAMP) ## Run the server tiers and the kills on PostgreSQL 15, Kafka 3.9 and three brokers
+	$(BIN)/python -m pytest $(SERVERS) --postgres-version 15 --kafka-version 3.9.1 --kills 20 $(ARGS)
+	$(BIN)/python -m pytest $(SERVERS) --brokers 3 --kills 20 $(ARGS)
 
 lint: $(STAMP) ## Format check, ruff, import layers, size gate
 	$(BIN)/ruff format --check .

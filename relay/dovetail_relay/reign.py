@@ -112,9 +112,9 @@ class Reign:
             self._side.submit(partial(fence_and_read, self._given.publisher, timeout))
             result, error = self._await_side()
             if isinstance(error, KafkaUnavailable) or (error is None and result is None):
-                if attempt > len(FENCE_ATTEMPTS):
-                    self._given.state.waiting("kafka unreachable", "dovetail doctor")
-                    log(LogEvent.RETRYING, "Kafka does not answer yet", server="kafka", attempt=attempt)
+                if attempt == len(FENCE_ATTEMPTS):
+                    # The short attempts are over: the next waits long, and nobody should have to guess why.
+                    self._kafka_lost("Kafka does not answer; nothing streams until it does")
                 continue
             if error is not None:
                 raise error
@@ -253,6 +253,8 @@ class Reign:
                 break
             records, after = cast("tuple[list[Record], int]", found)
             self._publish(pipeline, Batch(records, row.consistent_point, None, backfill=after))
+            if self._given.stopping():
+                return
             published += len(records)
         self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None))
         log(LogEvent.RECOVERY_FINISHED, "published the rows that were there before the slot", events=published)
@@ -281,11 +283,15 @@ class Reign:
                 given.state.turned()
             elif pipeline.kafka_silent:
                 # A relay that holds back its flush position blocks a fast shutdown of the database for ever.
-                log(LogEvent.KAFKA_LOST, "Kafka is silent; the stream is closed until it answers")
-                given.telemetry.connected("kafka", connected=False)
-                given.state.waiting("kafka unreachable", "dovetail doctor")
+                self._kafka_lost("Kafka is silent; the stream is closed until it answers")
                 pipeline.detach()
         self._drain(pipeline)
+
+    def _kafka_lost(self, message: str) -> None:
+        log(LogEvent.KAFKA_LOST, message)
+        self._given.telemetry.connected("kafka", connected=False)
+        self._given.telemetry.ready(ready=False)
+        self._given.state.waiting("kafka unreachable", "dovetail doctor")
 
     def _attach(self, pipeline: Pipeline) -> None:
         given = self._given

@@ -66,6 +66,6 @@ def test_the_roles_may_do_what_their_names_say_and_no_more(stack: Stack) -> None
     assert found == [
         ("app", False, False, False),
         ("operator", False, False, False),
-        ("owner", True, False, False),
+        ("owner", True, False, True),
         ("relay", False, True, False),
     ]

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 import dovetail_local
 from dovetail_local.accounts import Account, server_account
 from dovetail_local.stack import Stack, temporary_folder
+from support.waiting import wait_until
 
 # A first run downloads about 80 MB.
 pytestmark = pytest.mark.timeout(300)
@@ -46,6 +47,8 @@ def test_three_brokers_keep_three_copies_and_one_may_go() -> None:
         client = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers, "log_level": 0})
         for future in client.create_topics([confluent_kafka.admin.NewTopic("copied", 1)]).values():
             future.result(timeout=20)
+        # The broker that answers may hear of the topic a moment after the controller has made it.
+        wait_until(lambda: "copied" in client.list_topics(timeout=10).topics, 20, "every broker knows the topic")
         partition = client.list_topics(timeout=10).topics["copied"].partitions[0]
         assert sorted(partition.replicas) == [1, 2, 3]
         stack.kill_broker(3)

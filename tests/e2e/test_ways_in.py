@@ -203,7 +203,7 @@ def test_a_kill_inside_a_large_transaction_of_rows_and_messages_neither_loses_no
                 (wal if start % 100 == 1 else table).publish_many(
                     connection, [event({"key": "k", "number": number}) for number in range(start, start + 50)]
                 )
-        killed = world.relay("-m", "dovetail_relay.crash", step, "3")
+        killed = world.relay("-m", "dovetail_relay.crash", step, "2")
         assert killed.wait_ended() == -signal.SIGKILL, killed.log()[-2000:]
         world.relay().wait_streaming()
         wait_until(lambda: len(world.read_topic()) >= 2000, 60, "all of them are there")

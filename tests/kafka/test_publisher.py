@@ -205,6 +205,8 @@ def test_five_thousand_records_go_out_in_one_transaction_in_the_order_of_their_k
     publisher = place.publisher()
     batch = [Record(place.topic, b"%06d" % n, b"key-%d" % (n % 7), []) for n in range(5000)]
     assert publish(publisher, batch).result is Result.COMMITTED
+    # A reader that comes between the commit and its markers sees what was there before.
+    wait_until(lambda: len(place.visible()) == len(batch), 20, "the whole transaction is visible")
     assert place.visible() == [b"%06d" % n for n in range(5000)]
 
 
