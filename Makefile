@@ -30,8 +30,8 @@ test: $(STAMP) ## Run every test tier that Python packages alone can serve, thre
 # Each end of each range that is supported: the oldest servers together, then three brokers with replication 3.
 SERVERS := tests/postgres tests/kafka tests/e2e/test_kills.py
 test-versions: $(STAMP) ## Run the server tiers and the kills on PostgreSQL 15, Kafka 3.9 and three brokers
-	$(BIN)/python -m pytest $(SERVERS) --postgres-version 15 --kafka-version 3.9.1 --kills 20 $(ARGS)
-	$(BIN)/python -m pytest $(SERVERS) --brokers 3 --kills 20 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS) --postgres-version 15 --kafka-version 3.9.1 --kills 20 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS) --brokers 3 --kills 20 $(ARGS)
 
 lint: $(STAMP) ## Format check, ruff, import layers, size gate
 	$(BIN)/ruff format --check .

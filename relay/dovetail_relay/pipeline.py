@@ -122,7 +122,7 @@ class Pipeline:
 
     @property
     def reading(self) -> bool:
-        """Whether there is room: a batch and a half may wait while another is under way, so that memory stays bounded."""
+        """Whether there is room: a batch and a half may wait while another is under way; memory stays bounded."""
         ledger, limits = self.ledger, self._limits
         return self._halt is None and ledger.rows * 2 < limits.rows * 3 and ledger.bytes * 2 < limits.bytes * 3
 

@@ -70,7 +70,7 @@ def test_a_planted_mistake_is_caught(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_late_abort_after_a_reused_producer_is_among_what_the_seeds_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The relay never sends an abort, so only the planted mistake can put one under way: that is how it loses events."""
+    """The relay never sends an abort; only the planted mistake puts one under way: that is how it loses events."""
     PLANTS["a producer is used again after an abort"](monkeypatch)
     seen: Counter[str] = Counter()
     found = Counter[str]()

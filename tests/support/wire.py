@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from typing import Self
 
 _STATUS = struct.Struct("!cQQQqb")
 
@@ -32,7 +33,7 @@ class FeedbackProxy:
             with contextlib.suppress(OSError):
                 opened.close()
 
-    def __enter__(self) -> FeedbackProxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

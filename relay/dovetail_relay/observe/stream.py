@@ -28,15 +28,17 @@ def chosen(asked: Sequence[str], settings: Settings, counts: dict[str, int]) -> 
 
     Raises NoTopic where one that was asked for does not exist, or nothing is left.
     """
-    events = sorted(topic for topic in counts if settings.topic_allowed(topic))
+    routed = settings.topics()
+    # The routes' own first: on a cluster of many they are what is meant.
+    events = sorted((topic for topic in counts if settings.topic_allowed(topic)), key=lambda it: (it not in routed, it))
     if asked:
         missing = [topic for topic in asked if topic not in counts]
         if missing:
             raise NoTopic(missing, events)
         return {topic: counts[topic] for topic in asked}
-    named = [topic for topic in settings.topics() if topic in counts] or events
+    named = [topic for topic in routed if topic in counts] or events
     if not named:
-        raise NoTopic(settings.topics(), events)
+        raise NoTopic(routed, events)
     return {topic: counts[topic] for topic in named}
 
 
