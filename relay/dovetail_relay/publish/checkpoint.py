@@ -23,6 +23,14 @@ VERSION: Final = 1
 _TAIL: Final = 200
 
 
+_LEADER_PAUSE_SECONDS: Final = 0.05
+_MOVING: Final = frozenset((KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE))
+
+
+class _LeaderMoves(KafkaUnavailable):
+    """The partition has no leader just now."""
+
+
 def encode(checkpoint: Checkpoint) -> bytes:
     """One JSON object; LSNs as PostgreSQL prints them, so that a person can read it."""
     part = checkpoint.part
@@ -100,8 +108,16 @@ class CheckpointReader:
 
     def read(self, timeout: float) -> Checkpoint | None:
         """The newest committed checkpoint, None for an empty topic. Raises KafkaUnavailable, CheckpointLost."""
+        deadline = time.monotonic() + timeout
         with self._in_use:
-            return self._read(timeout)
+            while True:
+                try:
+                    return self._read(max(0.1, deadline - time.monotonic()))
+                except _LeaderMoves:
+                    # A topic that was just made, or a broker that has just gone: another one leads in a moment.
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_LEADER_PAUSE_SECONDS)
 
     def _read(self, timeout: float) -> Checkpoint | None:
         deadline = time.monotonic() + timeout
@@ -129,7 +145,8 @@ class CheckpointReader:
                 raise CheckpointLost(
                     f"the checkpoint topic {self._topic} does not exist", remedy="dovetail init"
                 ) from error
-            raise KafkaUnavailable(f"checkpoint topic {self._topic}: {error.args[0].str()}") from error
+            kind = _LeaderMoves if code in _MOVING else KafkaUnavailable
+            raise kind(f"checkpoint topic {self._topic}: {error.args[0].str()}") from error
 
     def close(self) -> None:
         """Waits for a read that is under way on another thread."""
