@@ -191,6 +191,8 @@ def admit(
 def _check_slot(facts: ServerFacts, row: RelayRow) -> None:
     if not facts.slot_found:
         raise SlotLost(f"replication slot {row.slot!r} does not exist")
+    if not facts.slot_plugin:
+        raise SlotLost(f"slot {row.slot!r} is a physical slot, not a logical one of pgoutput")
     if facts.slot_plugin != "pgoutput":
         raise SlotLost(f"slot {row.slot!r} decodes with {facts.slot_plugin!r}, not pgoutput")
     if facts.slot_database != facts.database:

@@ -54,6 +54,15 @@ _LOGIN_REFUSED: Final = (
     "no pg_hba.conf entry",
     "is not permitted to log in",
 )
+# The words of 16 and later, and those of 15.
+_REPLICATION_REFUSED: Final = ("to start WAL sender", "to start walsender")
+# What no second attempt cures; the doctor tells the CA file and the dates. A handshake cut short is not among them.
+_TLS_REFUSED: Final = (
+    "certificate verify failed",
+    "does not match host name",
+    "does not support SSL",
+    "root certificate file",
+)
 
 
 class SlotBusy(PostgresUnavailable):
@@ -73,6 +82,11 @@ def server_error(error: psycopg.Error, what: str) -> Exception:
     if state in {"42501", "28000", "28P01", "3D000"}:
         return Misconfigured(f"{what}: {text}")
     if state is None and (any(words in text for words in _LOGIN_REFUSED) or _names_nobody(text)):
+        return Misconfigured(f"{what}: {text}")
+    if any(words in text for words in _REPLICATION_REFUSED):
+        remedy = "ALTER ROLE … REPLICATION, as a superuser (dovetail init --print-sql)"
+        return Misconfigured(f"{what}: the role of postgres.dsn may not replicate: {text}", remedy=remedy)
+    if any(words in text for words in _TLS_REFUSED):
         return Misconfigured(f"{what}: {text}")
     if "unsupported startup parameter" in text:
         return Misconfigured(
