@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from simulation import relay as glue
 from simulation.broker import Answer, Refused
+from simulation.pipeline import InFlight
 from simulation.publisher import Publisher
-from simulation.relay import InFlight, Relay
+from simulation.relay import Relay
 
 from dovetail_relay import machine
 from dovetail_relay.errors import Gap
@@ -195,7 +195,7 @@ def _no_look_at_the_slot(patch: Patch) -> None:
 
 
 def _gap_passes(patch: Patch) -> None:
-    real = glue.admit
+    real = machine.admit
 
     def admit(facts: Any, row: RelayRow, found: Checkpoint | None, history: Any) -> Checkpoint | None:
         try:
@@ -203,8 +203,12 @@ def _gap_passes(patch: Patch) -> None:
         except Gap:
             return found
 
-    patch.setattr(glue, "admit", admit)
+    patch.setattr("simulation.relay.admit", admit)
     _no_look_at_the_slot(patch)
+
+
+def _another_history_passes(patch: Patch) -> None:
+    patch.setattr(machine, "_check_timeline", lambda _facts, _found, _history: None)
 
 
 def _first_checkpoint_later(patch: Patch) -> None:
@@ -232,5 +236,6 @@ PLANTS: Final[dict[str, Callable[[Patch], None]]] = {
     "nobody looks at the lock before fencing": _no_look_at_the_lock,
     "nobody looks at the slot once it is held": _no_look_at_the_slot,
     "a gap passes": _gap_passes,
+    "another history passes": _another_history_passes,
     "the first checkpoint is left for later": _first_checkpoint_later,
 }

@@ -72,13 +72,13 @@ class Publisher:
                     yield
                 broker.produce(producer, partition, row)
             yield
-            if producer.failed:
+            if self._unfinished(producer):
                 return self._unknown(UNKNOWN)
             acknowledged = True
             if not self.checkpoint_first:
                 broker.produce(producer, CHECKPOINT, checkpoint)
                 yield
-                if producer.failed:
+                if self._unfinished(producer):
                     return self._unknown(UNKNOWN_ACKNOWLEDGED)
             answer = broker.commit(producer)
             yield
@@ -87,6 +87,10 @@ class Publisher:
                 return self._unknown(FENCED_ACKNOWLEDGED if acknowledged else FENCED)
             return self._unknown(UNKNOWN_ACKNOWLEDGED if acknowledged else UNKNOWN)
         return COMMITTED if answer in self.trusted else self._unknown(UNKNOWN_ACKNOWLEDGED)
+
+    @staticmethod
+    def _unfinished(producer: Producer) -> bool:
+        return producer.failed
 
     def _live(self) -> Producer:
         if self._producer is None:

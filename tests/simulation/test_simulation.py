@@ -29,6 +29,7 @@ RARE = (
     "transaction published before, dropped",
     "slot rewound by a crash",
     "idle checkpoint",
+    "stopped with nothing under way",
     "slow commit",
     "commit applied, answer lost",
     "commit not applied",
