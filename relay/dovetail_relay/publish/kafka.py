@@ -81,15 +81,18 @@ _HOPELESS: Final = frozenset(
 
 
 def kafka_error(error: BaseException) -> KafkaError | None:
-    """The KafkaError behind what the client raised.
+    """The KafkaError behind what the client raised; None where it was not the client that raised.
 
-    A producer that has become fatal raises KafkaException from poll and flush, and, where delivery callbacks wait, a
-    SystemError with the KafkaException as its cause.
+    A producer that has become fatal raises KafkaException from poll and flush; where delivery callbacks wait, a
+    SystemError with the KafkaException as its cause; and where one of them swallowed it, a SystemError with none
+    ("returned NULL without setting an exception"). What happened is unknown then, as after any other failure.
     """
     if isinstance(error, KafkaException):
         return error.args[0]  # type: ignore[no-any-return]
-    if isinstance(error, SystemError) and isinstance(error.__cause__, KafkaException):
-        return error.__cause__.args[0]  # type: ignore[no-any-return]
+    if isinstance(error, SystemError):
+        if isinstance(error.__cause__, KafkaException):
+            return error.__cause__.args[0]  # type: ignore[no-any-return]
+        return KafkaError(KafkaError._FAIL, str(error))
     return None
 
 

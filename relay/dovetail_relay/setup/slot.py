@@ -249,4 +249,14 @@ def _snapshot_text(settings: Settings, snapshot_name: str) -> str:
         with reader.transaction():
             reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot_name)))
             row = reader.execute(queries["setup_snapshot"]).fetchone() or {}
-            return str(row["snapshot"])
+            return as_input(str(row["snapshot"]))
+
+
+def as_input(snapshot: str) -> str:
+    """A snapshot's text as PostgreSQL takes it in again; it does not take all that it prints.
+
+    The exported snapshot of a new slot may have its xmin above its xmax, where the newest transactions before the slot
+    have all rolled back: "3466:3465:". Nothing from xmax on is visible in it, so xmin says nothing that xmax does not.
+    """
+    xmin, xmax, running = snapshot.split(":")
+    return f"{min(int(xmin), int(xmax))}:{xmax}:{running}"
