@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dovetail_relay.errors import ConfigInvalid
+from dovetail_relay.nouns import dead_letter_topic
 from dovetail_relay.settings import dsn as _dsn
 from dovetail_relay.settings import gather as _gather
 from dovetail_relay.settings import validate as _validate
@@ -84,6 +85,10 @@ class Settings:
     def topics(self) -> tuple[str, ...]:
         """The routes' topics, sorted, each once."""
         return tuple(sorted({route.topic for route in self.routes.values()}))
+
+    def dead_letter_topics(self) -> tuple[str, ...]:
+        """The topics of the routes that skip what is stuck, sorted, each once."""
+        return tuple(sorted({dead_letter_topic(r.topic) for r in self.routes.values() if r.on_stuck == "skip"}))
 
     def topic_allowed(self, topic: str) -> bool:
         """Whether an event may go to this topic."""

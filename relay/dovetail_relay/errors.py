@@ -26,6 +26,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from dovetail_relay.nouns import Parked
+
 
 class Disposition(StrEnum):
     """What the service does after an error."""
@@ -151,8 +153,14 @@ class OutboxAltered(Halt):
 
 
 class PoisonHeld(Halt):
+    """A stuck message whose route says `halt`. `parked` is what is known of it, for `dovetail stuck show`."""
+
     name = "POISON_HELD"
     default_remedy = "dovetail stuck show"
+
+    def __init__(self, message: str, *, remedy: str | None = None, parked: Parked | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.parked = parked
 
 
 class Misconfigured(Halt):

@@ -1,21 +1,45 @@
 """Frames into the ledger: decode, route, encode, in one pass over what a read brought.
 
 This is where the rooms of the hot path meet. It does no I/O but for one look-up per schema that it has not met before.
+Rows are taken in runs. Only where something is held, or where a row of the run cannot go out, is the run taken again
+row by row, and each row judged by `parking`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
+from uuid import UUID
 
 from dovetail_relay.decode import message, pgoutput
 from dovetail_relay.encode.framing import UnknownFingerprint
 from dovetail_relay.errors import OutboxAltered, PoisonHeld, StuckMessage
 from dovetail_relay.ledger import Ledger
-from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Lsn, Record
-from dovetail_relay.route.headers import position_prefix
-from dovetail_relay.route.mapper import Mapper
+from dovetail_relay.nouns import (
+    LSN_ZERO,
+    Checkpoint,
+    Lsn,
+    OutboxRow,
+    Parked,
+    ParkedState,
+    Place,
+    Record,
+    dead_letter_topic,
+)
+from dovetail_relay.parking import Parking, text
+from dovetail_relay.route.headers import build, position_prefix, time_text, uuid_text
+from dovetail_relay.route.mapper import Mapper, Row
 from dovetail_relay.source.replication import KEEPALIVE
 from dovetail_relay.telemetry import Telemetry
+from dovetail_schemas.headers import STUCK_MESSAGE, STUCK_REASON, STUCK_TOPIC
+
+_NO_UUID = bytes(16)
+
+
+class Taken(Protocol):
+    """Called before each row where the relay looks for the one that ends its process."""
+
+    def __call__(self, place: Place) -> None: ...
 
 
 class Intake:
@@ -33,12 +57,14 @@ class Intake:
         columns: Mapping[str, str],
         mapper: Mapper,
         learn: Callable[[bytes], bool],
+        parking: Parking,
         telemetry: Telemetry,
     ) -> None:
         self._tables = tables
         self._columns = columns
         self._mapper = mapper
         self._learn = learn
+        self.parking = parking
         self._telemetry = telemetry
         self._readers: dict[bytes, Callable[[bytes], pgoutput.Row]] = {}
         self._moment = pgoutput.Moment()
@@ -48,6 +74,7 @@ class Intake:
         self.ledger = Ledger(LSN_ZERO, None)
         # By the server's clock: how long after its commit the newest transaction was sent, µs.
         self.behind_us = 0
+        self.before_each: Taken | None = None
 
     def restart(self, base: Checkpoint) -> None:
         """Forget what was taken in: it will stream again from `base`."""
@@ -55,10 +82,28 @@ class Intake:
         self._epoch = base.epoch
         self.ledger = Ledger(base.end_lsn, base.part)
 
-    def row_before_the_slot(self, raw: tuple[bytes | None, ...], seq: int) -> Record:
-        """A row that was read from the table instead of the stream; its position lies before every streamed one."""
+    def stored_row(self, raw: Sequence[bytes | None], seq: int) -> tuple[Record | None, Parked | None]:
+        """A row that was read from the outbox table instead of the stream; its position lies before every streamed one.
+
+        What goes out, and what waits; a dead letter is both.
+        """
         self._prefix = position_prefix(self._epoch, LSN_ZERO)
-        return self._record(lambda _frame: pgoutput.standard_row(list(raw)), b"", seq)
+        return self._taken(lambda _frame: pgoutput.standard_row(list(raw)), b"", Place(LSN_ZERO, seq))
+
+    def record_of(self, row: OutboxRow, place: Place) -> Record:
+        """The record of a row that was parked. Raises StuckMessage where it still cannot go out."""
+        return self._record(cast("Row", row), position_prefix(self._epoch, place.commit_lsn), place.nth)
+
+    def let_go(self, hold: tuple[str, bytes]) -> None:
+        """The queue of `hold` in the database is empty: what waits here goes out behind it."""
+        if self.ledger.let_go(hold, self._record_or_none):
+            self.parking.free(hold)
+
+    def _record_or_none(self, parked: Parked) -> Record | None:
+        try:
+            return self.record_of(parked.row, parked.place) if parked.state is ParkedState.PARKED else None
+        except StuckMessage:
+            return None
 
     def take(self, frames: list[bytes]) -> None:
         """Every frame into the ledger. Rows come in runs between a Begin and a Commit: a run is taken at once."""
@@ -78,18 +123,43 @@ class Intake:
         ledger = self.ledger
         if ledger.skipping:
             return
+        if self.parking.busy or self.before_each is not None:
+            self._take_one_by_one(frames)
+            return
         reader_of, record, prefix = self._readers.get, self._mapper.record, self._prefix
         oid_from, oid_to, skip_rows = pgoutput.OID.start, pgoutput.OID.stop, ledger.skip_rows
         records: list[Record] = []
-        for index, frame in enumerate(frames, ledger.next_index):
-            read = reader_of(frame[oid_from:oid_to])
-            if read is None or index < skip_rows:
-                continue
-            try:
+        try:
+            for index, frame in enumerate(frames, ledger.next_index):
+                read = reader_of(frame[oid_from:oid_to])
+                if read is None or index < skip_rows:
+                    continue
                 records.append(record(read(frame), prefix, index))  # type: ignore[arg-type]
-            except (UnknownFingerprint, StuckMessage):
-                records.append(self._record(read, frame, index))
+        except (UnknownFingerprint, StuckMessage):
+            # Nothing of the run was kept yet.
+            self._take_one_by_one(frames)
+            return
         ledger.add(records, rows=len(frames), size=sum(map(len, frames)))
+
+    def _take_one_by_one(self, frames: list[bytes]) -> None:
+        ledger, commit_lsn = self.ledger, self.ledger.commit_lsn
+        records: list[Record] = []
+        parked: list[tuple[int, Parked]] = []
+        for index, frame in enumerate(frames, ledger.next_index):
+            read = self._readers.get(frame[pgoutput.OID])
+            if read is not None and index >= ledger.skip_rows:
+                self._sort(self._taken(read, frame, Place(commit_lsn, index)), records, parked)
+        ledger.add(records, rows=len(frames), size=sum(map(len, frames)), parked=parked)
+
+    @staticmethod
+    def _sort(
+        taken: tuple[Record | None, Parked | None], records: list[Record], parked: list[tuple[int, Parked]]
+    ) -> None:
+        record, row = taken
+        if row is not None:
+            parked.append((len(records), row))
+        if record is not None:
+            records.append(record)
 
     def _take_other(self, frame: bytes) -> None:
         ledger = self.ledger
@@ -118,8 +188,11 @@ class Intake:
         elif not ledger.skipping:
             index = ledger.next_index
             # A row like any other: it counts, also where it was published before and is passed over.
-            records = [] if index < ledger.skip_rows else [self._record(self._read_message, frame, index)]
-            ledger.add(records, rows=1, size=len(frame))
+            records: list[Record] = []
+            parked: list[tuple[int, Parked]] = []
+            if index >= ledger.skip_rows:
+                self._sort(self._taken(self._read_message, frame, Place(ledger.commit_lsn, index)), records, parked)
+            ledger.add(records, rows=1, size=len(frame), parked=parked)
 
     def _learn_relation(self, relation: pgoutput.Relation) -> None:
         name = (relation.namespace, relation.name)
@@ -129,20 +202,74 @@ class Intake:
             raise OutboxAltered(f"the outbox table streams under a new name now: {'.'.join(name)}")
         # Any other is another schema's table of the same name, or one that an administrator added: not ours.
 
-    def _record(self, read: Callable[[bytes], pgoutput.Row], frame: bytes, index: int) -> Record:
-        try:
-            row = read(frame)
-            return self._mapper.record(row, self._prefix, index)  # type: ignore[arg-type]
-        except UnknownFingerprint as unknown:
-            try:
-                if self._learn(unknown.fingerprint):
-                    return self._mapper.record(row, self._prefix, index)  # type: ignore[arg-type]
-                raise unknown.stuck() from None
-            except StuckMessage as stuck:
-                raise self._held(stuck) from stuck
-        except StuckMessage as stuck:
-            raise self._held(stuck) from stuck
+    # -- one row, judged ----------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _held(stuck: StuckMessage) -> PoisonHeld:
-        return PoisonHeld(f"event {stuck.event_id} cannot be published ({stuck.reason}): {stuck}")
+    def _taken(
+        self, read: Callable[[bytes], pgoutput.Row], frame: bytes, place: Place
+    ) -> tuple[Record | None, Parked | None]:
+        """What goes out of a row, and what waits; a dead letter is both. Raises PoisonHeld where its route halts."""
+        if self.before_each is not None:
+            self.before_each(place)
+        row: Row | None = None
+        try:
+            row = cast("Row", read(frame))
+            record = self._record(row, self._prefix, place.nth)
+            waits = self.parking.of_record(record, row, place, _id_text(row))
+            return (record, None) if waits is None else (None, waits)
+        except StuckMessage as stuck:
+            return self._stuck(stuck, row or _unreadable(stuck, frame), place)
+
+    def _record(self, row: Row, prefix: bytes, index: int) -> Record:
+        try:
+            return self._mapper.record(row, prefix, index)
+        except UnknownFingerprint as unknown:
+            if self._learn(unknown.fingerprint):
+                return self._mapper.record(row, prefix, index)
+            raise unknown.stuck() from None
+
+    def _stuck(self, stuck: StuckMessage, row: Row, place: Place) -> tuple[Record | None, Parked | None]:
+        topic = stuck.topic or self._topic_of(row)
+        parked = self.parking.of_stuck(stuck, row, place, topic)
+        self._telemetry.stuck(stuck.reason)
+        if parked.state is ParkedState.HALTING:
+            raise PoisonHeld(
+                f"event {stuck.event_id} cannot be published ({stuck.reason}): {stuck}", parked=parked
+            ) from stuck
+        letter = parked.state is ParkedState.DEAD_LETTERED and topic is not None
+        return (self._dead_letter(parked, topic or "") if letter else None), parked
+
+    def _topic_of(self, row: Row) -> str | None:
+        try:
+            return self._mapper.target(row[1]).topic
+        except StuckMessage:
+            return None
+
+    def _dead_letter(self, parked: Parked, topic: str) -> Record:
+        """The payload as the row carries it, under the row's key, and why it is here."""
+        row = parked.row
+        position = position_prefix(self._epoch, parked.place.commit_lsn) + b"%d" % parked.place.nth
+        try:
+            time = time_text(row[8])
+        except OverflowError:
+            time = b""
+        headers: list[tuple[str, str | bytes | None]] = [
+            *build(uuid_text(row[0]), text(row[3]).encode(), time, position),
+            (STUCK_REASON, parked.reason.encode()),
+            (STUCK_MESSAGE, parked.message.encode()),
+            (STUCK_TOPIC, topic.encode()),
+        ]
+        return Record(dead_letter_topic(topic), row[4], row[2], headers)
+
+
+def _id_text(row: Row) -> str:
+    return uuid_text(row[0]).decode()
+
+
+def _unreadable(stuck: StuckMessage, frame: bytes) -> Row:
+    """A row that no columns could be read of: the frame itself is kept, under the id that is known, if one is."""
+    try:
+        event_id = UUID(stuck.event_id).bytes
+    except ValueError:
+        event_id = _NO_UUID
+    unknown: Any = (event_id, b"?", b"", b"?", frame[pgoutput.BODY :], None, b"frame", b"\x01{}", 0)
+    return cast("Row", unknown)

@@ -6,12 +6,16 @@ Pure and single-threaded. The stream feeds it (`begin`, `add`, `commit`, `keepal
 * a batch ends at a commit, or inside one transaction that alone fills it; then `end_lsn` stays and `part` moves;
 * a transaction whose `final_lsn` lies before the checkpoint was published before: it is dropped, known before its
   first row; the rows of a partly published one are dropped up to `part.next_index`;
+* a row that is parked keeps its place among the records: a key that is let go while its rows are still here sends them
+  where they would have gone;
 * a keepalive's position counts only while nothing is open, nothing waits and no transaction is partly published.
 """
 
 from __future__ import annotations
 
-from dovetail_relay.nouns import Batch, Lsn, Part, Record
+from collections.abc import Callable, Iterable
+
+from dovetail_relay.nouns import Batch, Hold, Lsn, Parked, Part, Record
 
 
 class Ledger:
@@ -21,10 +25,12 @@ class Ledger:
         "_commit_us",
         "_cut_bytes",
         "_cut_lsn",
+        "_cut_parked",
         "_cut_rows",
         "_cut_transactions",
         "_end_lsn",
         "_open",
+        "_parked",
         "_part",
         "_records",
         "bytes",
@@ -39,12 +45,14 @@ class Ledger:
         self._end_lsn = end_lsn  # the end that the next batch starts from, durable or under way
         self._part = part
         self._records: list[Record] = []
+        # Each with the number of records that stand before it.
+        self._parked: list[tuple[int, Parked]] = []
         self.bytes = 0
         self._open: Lsn | None = None
         self.next_index = 0  # of the next row of the open transaction
         self.skip_rows = 0  # so many of its first rows were published before
         self._commit_us = 0
-        self._cut_rows = self._cut_bytes = self._cut_transactions = 0
+        self._cut_rows = self._cut_parked = self._cut_bytes = self._cut_transactions = 0
         self.oldest_commit_us = 0  # of the oldest transaction that waits, µs since 2000-01-01; 0 when none does
         self._cut_lsn: Lsn | None = None
         self.keepalive_lsn: Lsn = end_lsn
@@ -52,13 +60,20 @@ class Ledger:
 
     @property
     def rows(self) -> int:
-        """Rows taken in and not yet sealed."""
-        return len(self._records)
+        """Rows taken in and not yet sealed, parked ones included."""
+        return len(self._records) + len(self._parked)
 
     @property
     def in_transaction(self) -> bool:
         """Whether the stream stands between a Begin and its Commit."""
         return self._open is not None
+
+    @property
+    def commit_lsn(self) -> Lsn:
+        """`Begin.final_lsn` of the open transaction; only between a Begin and its Commit."""
+        if self._open is None:
+            raise RuntimeError("no transaction is open")
+        return self._open
 
     @property
     def cut_ready(self) -> bool:
@@ -75,15 +90,18 @@ class Ledger:
         self.skip_rows = part.next_index if part is not None and part.commit_lsn == final_lsn else 0
         return not self.skipping
 
-    def add(self, records: list[Record], *, rows: int, size: int) -> None:
+    def add(self, records: list[Record], *, rows: int, size: int, parked: Iterable[tuple[int, Parked]] = ()) -> None:
         """A run of rows of the open transaction: `rows` were decoded, `records` are those to publish, `size` bytes.
 
-        A run that leaves nothing to publish weighs nothing: rows that are passed over after a restart would fill a
-        batch otherwise, and its `part` would lie before the one that is durable.
+        `parked` are those that stay behind, each with the number of `records` before it. A run that leaves nothing
+        weighs nothing: rows that are passed over after a restart would fill a batch otherwise, and its `part` would lie
+        before the one that is durable.
         """
         self.next_index += rows
-        if records:
-            self._records += records
+        before = len(self._records)
+        self._parked += [(before + at, row) for at, row in parked]
+        self._records += records
+        if records or parked:
             self.bytes += size
 
     def commit(self, end_lsn: Lsn) -> None:
@@ -93,6 +111,7 @@ class Ledger:
             self.skipping = False
             return
         self._cut_rows = len(self._records)
+        self._cut_parked = len(self._parked)
         self._cut_bytes = self.bytes
         self._cut_transactions += 1
         self._cut_lsn = end_lsn
@@ -108,7 +127,7 @@ class Ledger:
 
     def idle_lsn(self) -> Lsn | None:
         """A position that may be written as progress with no event, or None where something waits."""
-        if self._open is not None or self._records or self._cut_lsn is not None:
+        if self._open is not None or self.rows or self._cut_lsn is not None:
             return None
         if self._part is not None:
             # The rest of that transaction is still to come: a position before it would forget how far it was published.
@@ -119,7 +138,7 @@ class Ledger:
         """Cut a batch at the newest commit; inside a transaction only where that one fills a batch alone."""
         if self._cut_lsn is not None:
             return self._seal_at_commit()
-        if self._open is not None and (len(self._records) >= max_rows or self.bytes >= max_bytes):
+        if self._open is not None and (self.rows >= max_rows or self.bytes >= max_bytes):
             return self._seal_inside(self._open)
         return None
 
@@ -144,17 +163,49 @@ class Ledger:
             None,
             transactions=self._cut_transactions,
             oldest_commit_us=self.oldest_commit_us,
+            parked=self._taken_parked(self._cut_parked),
         )
         self.bytes -= self._cut_bytes
         self._end_lsn, self._part = self._cut_lsn, None
-        self._cut_rows = self._cut_bytes = self._cut_transactions = 0
+        self._cut_rows = self._cut_parked = self._cut_bytes = self._cut_transactions = 0
         self._cut_lsn = None
-        self.oldest_commit_us = self._commit_us if self._records else 0
+        self.oldest_commit_us = self._commit_us if self.rows else 0
         return batch
+
+    def _taken_parked(self, count: int) -> list[Parked]:
+        """Take the first `count` out; those that stay stand behind the records that are left."""
+        taken = [row for _, row in self._parked[:count]]
+        self._parked = [(at - self._cut_rows, row) for at, row in self._parked[count:]]
+        return taken
 
     def _seal_inside(self, commit_lsn: Lsn) -> Batch:
         records, self._records = self._records, []
+        parked, self._parked = [row for _, row in self._parked], []
         self.bytes = 0
         self._part = Part(commit_lsn, self.next_index)
         # Rows of this very transaction go on being taken in: none of them is to be skipped again.
-        return Batch(records, self._end_lsn, self._part, oldest_commit_us=self._commit_us)
+        return Batch(records, self._end_lsn, self._part, oldest_commit_us=self._commit_us, parked=parked)
+
+    def let_go(self, hold: Hold, to_record: Callable[[Parked], Record | None]) -> bool:
+        """What waited in the database for `hold` has gone out: what waits here goes after it, each in its place.
+
+        It ends at the first row of that key that cannot go itself (`to_record` gives None); from there on the key is
+        held still. Returns whether it is free.
+        """
+        records: list[Record] = []
+        kept: list[tuple[int, Parked]] = []
+        cut_rows, cut_parked, done, free = self._cut_rows, self._cut_parked, 0, True
+        for nth, (at, row) in enumerate(self._parked):
+            records += self._records[done:at]
+            done = at
+            record = to_record(row) if free and row.hold == hold else None
+            if record is None:
+                free = free and row.hold != hold
+                kept.append((len(records), row))
+                continue
+            records.append(record)
+            if nth < self._cut_parked:
+                cut_rows, cut_parked = cut_rows + 1, cut_parked - 1
+        records += self._records[done:]
+        self._records, self._parked, self._cut_rows, self._cut_parked = records, kept, cut_rows, cut_parked
+        return free

@@ -21,8 +21,10 @@ from dovetail_relay.errors import (
     SlotLost,
 )
 from dovetail_relay.nouns import (
+    LSN_ZERO,
     Batch,
     Checkpoint,
+    Lsn,
     RelayRow,
     ServerFacts,
     TimelineSwitch,
@@ -71,18 +73,24 @@ class Machine:
         # at_least_once: delivered, but not yet covered by a checkpoint in Kafka.
         self.pending: Checkpoint | None = None
         self.recycles = 0
+        self._command_settled = False
 
     @property
     def base(self) -> Checkpoint:
         """Where the next batch starts from: in at_least_once that may lie beyond what is durable."""
         return self.pending or self.durable
 
-    def propose(self, batch: Batch, *, horizon: int) -> Checkpoint:
-        """The checkpoint that goes with `batch`. A second attempt while one is open is a programming error."""
+    def propose(self, batch: Batch, *, horizon: int, parked_lsn: Lsn = LSN_ZERO) -> Checkpoint:
+        """The checkpoint that goes with `batch`. A second attempt while one is open is a programming error.
+
+        A command's step stays in every checkpoint until it is settled in the database, so that it can be settled
+        however late. `parked_lsn` is the log's position after the batch's parked rows were written.
+        """
         if self.attempt is not None:
             raise RuntimeError("a batch is under way already")
+        base = self.base
         self.attempt = replace(
-            self.durable,
+            base,
             seq=self.durable.seq + 1,
             writer=self._writer,
             timeline=self._timeline,
@@ -90,8 +98,23 @@ class Machine:
             part=batch.part,
             backfill=batch.backfill,
             horizon=horizon,
+            parked_lsn=max(base.parked_lsn, parked_lsn),
+            command=batch.command or (None if self._command_settled else base.command),
         )
+        self._command_settled = False
         return self.attempt
+
+    def command_settled(self) -> None:
+        """The step that the durable checkpoint carries is settled: the next checkpoint may forget it."""
+        self._command_settled = True
+
+    def abandon(self) -> None:
+        """The batch under way came to nothing and is taken again from the stream, knowing more than before.
+
+        A producer that came to nothing because of one record is no sign of a broken Kafka: the count begins anew.
+        """
+        self.attempt = None
+        self.recycles = 0
 
     def must_write(self, *, lazy: bool, due: bool) -> bool:
         """Whether the checkpoint goes out with the batch; only at_least_once (`lazy`) may leave it for later.

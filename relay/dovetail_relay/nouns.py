@@ -6,9 +6,10 @@ its own so that a row count or an epoch can never be taken for one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, NewType
+from typing import Any, NamedTuple, NewType
 
 Lsn = NewType("Lsn", int)
 
@@ -48,6 +49,51 @@ class Record(NamedTuple):
     headers: list[tuple[str, str | bytes | None]]
 
 
+# One row of the outbox as it streams: id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding,
+# headers, created_at. The publication's columns in their order, in PostgreSQL's binary format, numbers already read.
+# A sequence and no class of its own: one is made per row on the hot path.
+OutboxRow = Sequence[Any]
+
+# What is held back together: the events of one key in one topic.
+Hold = tuple[str, bytes]
+
+
+class Place(NamedTuple):
+    """Where a row stands: its transaction's commit position, and which of its decoded rows it is, from 0.
+
+    Rows that were there before the slot have no commit position: theirs is 0, and `nth` is `outbox.seq`.
+    """
+
+    commit_lsn: Lsn
+    nth: int
+
+
+def dead_letter_topic(topic: str) -> str:
+    """Where the stuck messages of `topic` go with `on_stuck = "skip"`."""
+    return f"{topic}.dead-letter"
+
+
+class ParkedState(StrEnum):
+    """What has become of a row that did not go out."""
+
+    PARKED = "parked"
+    HALTING = "halting"  # its policy halts the relay, which stands before it
+    CONDEMNED = "condemned"  # an operator said to discard it where the relay stands
+    DISCARDED = "discarded"
+    DEAD_LETTERED = "dead_lettered"
+
+
+class Parked(NamedTuple):
+    """A row that waits in `dovetail.parked` instead of going out, and why. `message` is one line without a payload."""
+
+    place: Place
+    hold: Hold
+    reason: str
+    message: str
+    state: ParkedState
+    row: OutboxRow
+
+
 class Part(NamedTuple):
     """How far into one large transaction the checkpoint has come.
 
@@ -68,6 +114,13 @@ class Position(NamedTuple):
     backfill: int | None
 
 
+class CommandStep(NamedTuple):
+    """How far an operator's command has come: `step` of command `id` is in Kafka once a checkpoint says so."""
+
+    id: int
+    step: int
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The relay's durable progress, committed to Kafka in the same transaction as the events it speaks of.
@@ -76,7 +129,8 @@ class Checkpoint:
     `backfill` is the next `outbox.seq` to publish of the rows that were there before the slot, None once they are out.
     `horizon` is the xmin of a snapshot taken at an LSN at or below `end_lsn`: each transaction below it is settled.
     `seq` grows by one with each checkpoint and `writer` names the process, since a bare LSN cannot tell "mine" from
-    "somebody else's equal one". `command`, `parked_lsn` and `books` travel with it for the operator's side.
+    "somebody else's equal one". `command` stays in each checkpoint until its step is settled in the database;
+    `parked_lsn` is the position after the last write to `dovetail.parked`.
     """
 
     epoch: int
@@ -91,7 +145,7 @@ class Checkpoint:
     backfill: int | None = None
     horizon: int = 0
     parked_lsn: Lsn = LSN_ZERO
-    command: dict[str, object] | None = None
+    command: CommandStep | None = None
     books: dict[str, object] = field(default_factory=dict)
 
     def position(self) -> Position:
@@ -103,7 +157,9 @@ class Checkpoint:
 class Batch:
     """Records that go out in one Kafka transaction, and the progress that they make.
 
-    `oldest_commit_us` is the commit time of the oldest transaction in it, µs since 2000-01-01, 0 where unknown.
+    `parked` are rows that it passes over: they are in the database before it commits. `command` is the step of an
+    operator's command that it performs. `oldest_commit_us` is the commit time of the oldest transaction in it, µs since
+    2000-01-01, 0 where unknown.
     """
 
     records: list[Record]
@@ -112,6 +168,8 @@ class Batch:
     backfill: int | None = None
     transactions: int = 0
     oldest_commit_us: int = 0
+    parked: Sequence[Parked] = ()
+    command: CommandStep | None = None
 
 
 class Verdict(StrEnum):

@@ -13,20 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from dovetail_relay.desk.port import Desk
 from dovetail_relay.errors import Halt, KafkaUnavailable, PoisonHeld
+from dovetail_relay.fencing import Fenced, fence_and_read, patience
 from dovetail_relay.intake import Intake
 from dovetail_relay.ledger import Ledger
+from dovetail_relay.leftovers import Leftovers, told
 from dovetail_relay.machine import Machine, Step
-from dovetail_relay.nouns import Batch, Checkpoint, Lsn
-from dovetail_relay.publish.port import Outcome, Publisher, Result
+from dovetail_relay.nouns import Batch, Checkpoint, Lsn, Place
+from dovetail_relay.publish.port import Outcome, Publisher, Refusal, Result
 from dovetail_relay.side import SideThread
 from dovetail_relay.source.replication import ReplicationStream
 from dovetail_relay.telemetry import Telemetry
 
-# Short first attempts, each with a fresh producer: librdkafka waits a fixed 500 ms inside one.
-FENCE_ATTEMPTS = (0.1, 0.15, 0.25, 0.4)
-FENCE_TIMEOUT = 15.0
-READ_TIMEOUT = 10.0
 # Idle positions are written at most this often: an idle database needs no Kafka transaction per keepalive.
 IDLE_CHECKPOINT_SECONDS = 10.0
 # at_least_once: how often the checkpoint follows, off the latency path.
@@ -61,6 +60,7 @@ class InFlight:
     sent_at: float
     write: bool
     all_acknowledged: bool = False
+    refusals: tuple[Refusal, ...] = ()
 
 
 class Pipeline:
@@ -77,6 +77,7 @@ class Pipeline:
         telemetry: Telemetry,
         lock_held: Callable[[], bool],
         on_step: Callable[[str], None],
+        leftovers: Leftovers,
         lazy_checkpoint: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -98,10 +99,14 @@ class Pipeline:
         self._committed_at = 0.0
         self._checkpoint_at = clock()
         self._attempts = 0
-        self._topics: set[str] = set()
         self._stopping = False
         self._halt: Halt | None = None
-        intake.restart(machine.base)
+        self._leftovers = leftovers
+        self.desk: Desk | None = None
+        self._command_was_last = False
+        # How often a batch was given up, to be taken again from where it came.
+        self.given_up = 0
+        self.restart()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -146,7 +151,7 @@ class Pipeline:
     def attach(self, stream: ReplicationStream) -> None:
         """Begin to read; the stream starts at the durable checkpoint."""
         self.stream = stream
-        self._intake.restart(self.machine.base)
+        self.restart()
 
     def detach(self) -> None:
         """Close the stream and drop what was read but not sent: it will stream again."""
@@ -154,6 +159,11 @@ class Pipeline:
             self.stream.close()
             self.stream = None
         self._halt = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was taken in, and what was held because of it; the database knows what is held."""
+        self._leftovers.begin()
         self._intake.restart(self.machine.base)
 
     def stop_sending(self) -> None:
@@ -197,6 +207,10 @@ class Pipeline:
 
     def _send_next(self) -> None:
         now = self._clock()
+        self._leftovers.reopen(now)
+        if self._send_command():
+            return
+        self._command_was_last = False
         ledger, limits = self.ledger, self._limits
         if ledger.cut_ready:
             if now >= self._due_at() or ledger.rows >= limits.rows or ledger.bytes >= limits.bytes:
@@ -208,8 +222,21 @@ class Pipeline:
         elif now - self._checkpoint_at >= IDLE_CHECKPOINT_SECONDS:
             self.send(ledger.seal_idle())
 
+    def _send_command(self) -> bool:
+        """A step of the operator's command, in turn with what streams."""
+        if self.desk is None or (self._command_was_last and self.ledger.cut_ready):
+            return False
+        batch = self.desk.next_batch(self.machine.base)
+        if batch is None:
+            return False
+        self._command_was_last = True
+        self.send(batch, write=True)
+        return True
+
     def _end_with(self, halt: Halt) -> None:
         if self.machine.pending is None:
+            if isinstance(halt, PoisonHeld) and halt.parked is not None:
+                self._leftovers.write_halting(halt.parked, self.machine.durable.epoch)
             raise halt
         # Without its checkpoint, what was delivered would be sent again at each new look at the cause.
         self._write_pending()
@@ -218,8 +245,13 @@ class Pipeline:
         """Hand a batch to Kafka; None is nothing to do. `write`: with its checkpoint, also in at_least_once."""
         if batch is None:
             return
-        self._require_topics(batch)
-        checkpoint = self.machine.propose(batch, horizon=self.horizon)
+        missing = self._leftovers.missing_topics(batch)
+        if missing:
+            self._leftovers.close(missing, self._clock())
+            self._give_up(batch, [], missing)
+            return
+        parked_lsn = self._write_parked(batch)
+        checkpoint = self.machine.propose(batch, horizon=self.horizon, parked_lsn=parked_lsn)
         self._dispatch(InFlight(batch, checkpoint, self._clock(), write=write or not self._lazy))
         if self.ledger.rows:
             self._first_waiting_at = self._clock()
@@ -240,12 +272,21 @@ class Pipeline:
             return
         self._side.submit(partial(self._publisher.settle, flight.checkpoint, write=flight.write))
 
-    def _require_topics(self, batch: Batch) -> None:
-        for topic in {record.topic for record in batch.records} - self._topics:
-            # Rare: once per topic and reign. The relay creates nothing.
-            if self._publisher.partitions(topic, timeout=1.0) is None:
-                raise PoisonHeld(f"topic {topic} does not exist and the relay creates none", remedy="dovetail init")
-            self._topics.add(topic)
+    def _write_parked(self, batch: Batch) -> Lsn:
+        written = self._leftovers.write(batch, self.machine.durable.epoch)
+        if batch.parked:
+            self._on_step("parked")
+        return written
+
+    def _give_up(self, batch: Batch, places: list[Place], topics: dict[str, str]) -> None:
+        """Take the batch again from where it came from, now that it is known which rows or topics are refused."""
+        self.machine.abandon()
+        self.in_flight = None
+        self.given_up += 1
+        if batch.command is not None and self.desk is not None:
+            self.desk.refused(places, topics)
+        else:
+            self.detach()
 
     # -- outcome → machine --------------------------------------------------------------------------------------------
 
@@ -266,9 +307,11 @@ class Pipeline:
         if flight is None:
             raise RuntimeError("an outcome without a batch")
         if outcome.result is Result.COMMITTED:
+            self._publisher.isolate(alone=False)
             self.machine.committed()
             self._confirmed(flight, outcome.commit_seconds)
         elif outcome.result is Result.DELIVERED:
+            self._publisher.isolate(alone=False)
             self.machine.delivered()
             self._finished(flight, outcome.commit_seconds)
         else:
@@ -277,9 +320,10 @@ class Pipeline:
 
     def _recycle(self, outcome: Outcome) -> None:
         self._telemetry.recycled(outcome.reason)
-        for refusal in outcome.refusals:
-            where = "" if refusal.index is None else f", record {refusal.index} of the batch"
-            raise PoisonHeld(f"Kafka refused a record for topic {refusal.topic}{where}: {refusal.code}")
+        if self.in_flight is not None:
+            self.in_flight.refusals = outcome.refusals
+        # Refused, and nobody knows which: sent once more, each record in a request of its own.
+        self._publisher.isolate(alone=bool(outcome.refusals) and not told(outcome.refusals))
         if outcome.result is Result.FENCED:
             self.machine.fenced(lock_held=self._lock_held())
         else:
@@ -291,9 +335,8 @@ class Pipeline:
         # Before each fencing the lock must answer: a woken zombie would fence its successor otherwise.
         if not self._lock_held():
             self.machine.fenced(lock_held=False)
-        timeout = FENCE_ATTEMPTS[self._attempts] if self._attempts < len(FENCE_ATTEMPTS) else FENCE_TIMEOUT
+        self._side.submit(partial(fence_and_read, self._publisher, patience(self._attempts)))
         self._attempts += 1
-        self._side.submit(partial(fence_and_read, self._publisher, timeout))
 
     def _on_recycled(self, found: Checkpoint | None) -> None:
         flight = self.in_flight
@@ -305,6 +348,11 @@ class Pipeline:
             return
         if self.machine.attempt is None:
             raise RuntimeError("nothing to send again")
+        if causes := told(flight.refusals):
+            # It did not commit, and it is known why.
+            self._give_up(flight.batch, *self._leftovers.refuse(flight.batch, causes, self._clock()))
+            return
+        self._write_parked(flight.batch)
         self._dispatch(InFlight(flight.batch, self.machine.attempt, flight.sent_at, flight.write))
 
     def _confirmed(self, flight: InFlight, commit_seconds: float) -> None:
@@ -313,11 +361,15 @@ class Pipeline:
             self.stream.report(self.machine.durable.end_lsn)
         self._on_step("confirmed")
         self._finished(flight, commit_seconds)
+        if flight.batch.command is not None and self.desk is not None:
+            self.desk.confirmed(flight.batch.command)
+            self._leftovers.count()
 
     def _finished(self, flight: InFlight, commit_seconds: float) -> None:
         self.in_flight = None
         self._committed_at = self._clock()
         self._telemetry.published(flight.batch, commit_seconds=commit_seconds)
+        self._leftovers.passed(flight.batch, self.machine.durable)
 
     def observe(self, insert_lsn: Lsn) -> None:
         """Tell the metrics where everything stands; called with each pulse, not per batch."""
@@ -336,17 +388,3 @@ class Pipeline:
             checkpoint=durable.end_lsn,
             confirmed=stream.confirmed if stream is not None else durable.end_lsn,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Fenced:
-    """The predecessor is fenced, and this is the newest checkpoint."""
-
-    found: Checkpoint | None
-
-
-def fence_and_read(publisher: Publisher, timeout: float) -> Fenced | None:
-    """One attempt of steps 2 and 3; None where it should be tried again. Runs on the side thread."""
-    if not publisher.fence(timeout):
-        return None
-    return Fenced(publisher.read(READ_TIMEOUT))

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import psycopg
-
+from dovetail_relay.assembly import intake_for
 from dovetail_relay.config import Settings, conninfo
-from dovetail_relay.encode.framing import Encoder
 from dovetail_relay.errors import (
     Gap,
     KafkaUnavailable,
@@ -22,21 +20,21 @@ from dovetail_relay.errors import (
     PublicationChanged,
     Retry,
 )
+from dovetail_relay.fencing import Fenced, fence_and_read, patience, short_attempts_over
 from dovetail_relay.health import HealthState
-from dovetail_relay.intake import Intake
+from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.logs import log
 from dovetail_relay.machine import Machine, admit
-from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, Record, RelayRow, lsn_text
-from dovetail_relay.pipeline import FENCE_ATTEMPTS, FENCE_TIMEOUT, Fenced, Limits, Pipeline, fence_and_read
+from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, RelayRow, lsn_text
+from dovetail_relay.pipeline import Limits, Pipeline
 from dovetail_relay.publish.port import Publisher
 from dovetail_relay.registry.builtin import BuiltinRegistry
-from dovetail_relay.route.dialects import mapper_for
-from dovetail_relay.route.router import Route, Router, ValueMode
 from dovetail_relay.side import SideThread
 from dovetail_relay.source import timeline
-from dovetail_relay.source.backfill import backfill_rows
+from dovetail_relay.source.backfill import StoredRows, backfill_rows
 from dovetail_relay.source.lead import LockSession
-from dovetail_relay.source.replication import ReplicationStream, SlotBusy, connect, server_error
+from dovetail_relay.source.parked import ParkedRows
+from dovetail_relay.source.replication import ReplicationStream, SlotBusy, connect
 from dovetail_relay.telemetry import LogEvent, Telemetry
 
 # The working loop touches its session this often; a standby evicts a leader that has not for a lease.
@@ -78,6 +76,7 @@ class Reign:
         self._pipeline: Pipeline | None = None
         self._watch_due = 0.0
         self._recorded: str | None = None
+        self._backfilled = 0
 
     def run(self) -> None:
         """Lead until told to stop. Shutdown order: batch under way, feedback, stream, producer; the caller ends the
@@ -107,12 +106,11 @@ class Reign:
         attempt = 0
         while not self._given.stopping():
             self._touch(force=True)
-            timeout = FENCE_ATTEMPTS[attempt] if attempt < len(FENCE_ATTEMPTS) else FENCE_TIMEOUT
+            self._side.submit(partial(fence_and_read, self._given.publisher, patience(attempt)))
             attempt += 1
-            self._side.submit(partial(fence_and_read, self._given.publisher, timeout))
             result, error = self._await_side()
             if isinstance(error, KafkaUnavailable) or (error is None and result is None):
-                if attempt == len(FENCE_ATTEMPTS):
+                if short_attempts_over(attempt):
                     # The short attempts are over: the next waits long, and nobody should have to guess why.
                     self._kafka_lost("Kafka does not answer; nothing streams until it does")
                 continue
@@ -173,35 +171,10 @@ class Reign:
 
     def _assemble(self, machine: Machine) -> Pipeline:
         settings, given = self._settings, self._given
-        routes = {
-            route.aggregatetype: Route(topic=route.topic, value=route.value, on_stuck=route.on_stuck)  # type: ignore[arg-type]
-            for route in settings.routes.values()
-        }
-        default: ValueMode = "passthrough" if settings.outbox.value == "passthrough" else "avro"
-        router = Router(routes, settings.outbox.topic, settings.allowed_topics, value=default)
-        encoder = Encoder()
-        registry = given.registry
-
-        def learn(fingerprint: bytes) -> bool:
-            try:
-                learned = registry.sync(self._session.connection)
-            except psycopg.Error as error:
-                raise server_error(error, "event_schema") from error
-            for row in learned:
-                log(LogEvent.SCHEMA_LEARNED, "learned a schema", schema_id=row.schema_id)
-            schema = registry.known(fingerprint)
-            if schema is None:
-                return False
-            encoder.learn(fingerprint, schema.schema_id, schema.definition)
-            return True
-
-        self._intake = Intake(
-            tables=self._session.outbox_names(*settings.outbox.schema_and_table),
-            columns=settings.outbox.columns,
-            mapper=mapper_for(settings.outbox.headers, settings.outbox.source, router, encoder),
-            learn=learn,
-            telemetry=given.telemetry,
-        )
+        self._intake = intake_for(settings, self._session, given.registry, given.telemetry)
+        rows = ParkedRows(self._session, settings.relay.name)
+        if machine.written:
+            rows.drop_beyond(machine.durable)
         return Pipeline(
             intake=self._intake,
             machine=machine,
@@ -213,6 +186,7 @@ class Reign:
             telemetry=given.telemetry,
             lock_held=self._lock_held,
             on_step=given.on_step,
+            leftovers=Leftovers(self._intake.parking, rows, given.publisher, given.telemetry),
             lazy_checkpoint=settings.delivery.mode is Delivery.AT_LEAST_ONCE,
         )
 
@@ -232,14 +206,19 @@ class Reign:
             if not pipeline.machine.written:
                 self._publish(pipeline, Batch([], row.consistent_point, None))
             return
+        while (after := self._backfill_from(pipeline, row, next_seq)) is not None:
+            # Not all of it: rows or topics were refused, and are known now.
+            next_seq = after
+        if self._given.stopping():
+            return
+        self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None))
+        log(LogEvent.RECOVERY_FINISHED, "published the rows that were there before the slot", events=self._backfilled)
+
+    def _backfill_from(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> int | None:
+        """Rows from `next_seq` on; None at their end or when told to stop, else where to begin again."""
         assert row.snapshot is not None  # noqa: S101 - a backfill was begun from it
-        published = 0
         batches = backfill_rows(
-            self._conninfo(),
-            row.snapshot,
-            next_seq,
-            self._settings.delivery.batch_rows,
-            self._intake.row_before_the_slot,
+            self._conninfo(), row.snapshot, next_seq, self._settings.delivery.batch_rows, self._intake.stored_row
         )
         while True:
             # The first fetch sorts all that is there: on the side thread, so that the lead is kept meanwhile.
@@ -247,17 +226,18 @@ class Reign:
             found, error = self._await_side()
             if error is not None:
                 raise error
+            if found is None or self._given.stopping():
+                return None
+            rows = cast("StoredRows", found)
+            given_up = pipeline.given_up
+            self._publish(
+                pipeline, Batch(rows.records, row.consistent_point, None, backfill=rows.after, parked=rows.parked)
+            )
             if self._given.stopping():
-                return
-            if found is None:
-                break
-            records, after = cast("tuple[list[Record], int]", found)
-            self._publish(pipeline, Batch(records, row.consistent_point, None, backfill=after))
-            if self._given.stopping():
-                return
-            published += len(records)
-        self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None))
-        log(LogEvent.RECOVERY_FINISHED, "published the rows that were there before the slot", events=published)
+                return None
+            if pipeline.given_up != given_up:
+                return pipeline.machine.durable.backfill or 0
+            self._backfilled += len(rows.records)
 
     def _publish(self, pipeline: Pipeline, batch: Batch) -> None:
         pipeline.send(batch)

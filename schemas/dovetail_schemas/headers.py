@@ -12,6 +12,10 @@ TIME = "time"
 POSITION = "position"
 TRACEPARENT = "traceparent"
 REPLAY = "replay"
+# On dead letters: why the message is one, in a word and in a line, and the topic that it was for.
+STUCK_REASON = "dovetail_reason"
+STUCK_MESSAGE = "dovetail_message"
+STUCK_TOPIC = "dovetail_topic"
 # Only beside CloudEvents' headers; a service may set its own.
 CONTENT_TYPE = "content-type"
 

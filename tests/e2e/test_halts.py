@@ -12,12 +12,8 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
     NewPartitions,
     NewTopic,
-    ResourceType,
 )
 
 import dovetail
@@ -316,78 +312,62 @@ def test_a_topic_that_grew_while_the_relay_was_down_is_partitions_changed(world:
     shows(world.relay(), "PARTITIONS_CHANGED", "dovetail relay accept")
 
 
-def test_a_missing_topic_holds_the_relay_until_it_is_there(world: World) -> None:
-    delete_topic(world, world.topic)
-    relay = world.relay()
-    write(world, 1, 2)
-    shows(relay, "POISON_HELD", "dovetail init")
-    create_topic(world, world.topic, PARTITIONS)
-    goes_on(world, relay, 2)
+# -- a message that cannot go out, where the route says `halt` ------------------------------------------------------
 
 
-def test_an_unknown_schema_holds_the_relay_until_it_is_registered(world: World) -> None:
-    relay = world.relay().wait_streaming()
+@pytest.fixture
+def halting(stack: Stack) -> Iterator[World]:
+    with new_world(stack) as made:
+        made.environ[f"DOVETAIL_ROUTES__{made.name.upper()}__ON_STUCK"] = "halt"
+        yield made
+
+
+def halted_rows(world: World) -> list[str]:
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        return [row[0] for row in connection.execute("SELECT reason FROM dovetail.parked WHERE state = 'halting'")]
+
+
+def test_with_halt_a_missing_topic_holds_the_relay_until_it_is_there(halting: World) -> None:
+    delete_topic(halting, halting.topic)
+    relay = halting.relay()
+    write(halting, 1, 2)
+    shows(relay, "POISON_HELD", "dovetail stuck show")
+    assert halted_rows(halting) == ["topic"]
+    create_topic(halting, halting.topic, PARTITIONS)
+    goes_on(halting, relay, 2)
+    wait_until(lambda: not halted_rows(halting), 20, "nothing is left of it")
+
+
+def test_with_halt_an_unknown_schema_holds_the_relay_until_it_is_registered(halting: World) -> None:
+    relay = halting.relay().wait_streaming()
     fields = [*NUMBERED_SCHEMA["fields"], {"name": "later", "type": ["null", "string"], "default": None}]  # type: ignore[misc]
     event = dovetail.EventType.from_avsc(
-        {**NUMBERED_SCHEMA, "fields": fields}, aggregate=world.aggregate, key="key", type="Numbered"
+        {**NUMBERED_SCHEMA, "fields": fields}, aggregate=halting.aggregate, key="key", type="Numbered"
     )
     # As from a service that skipped the registration.
     execute(
-        world,
+        halting,
         "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
         " VALUES (gen_random_uuid(), %s, 'k', 'Numbered', '\\x026b0200', %s)",
-        world.aggregate,
+        halting.aggregate,
         event.fingerprint,
     )
     shows(relay, "POISON_HELD", "dovetail stuck show")
-    with psycopg.connect(world.endpoints.app_dsn) as connection:
+    with psycopg.connect(halting.endpoints.app_dsn) as connection:
         dovetail.register(connection, event)
-    wait_until(published(world, 1), 30, f"the event is out; the log:\n{relay.log()[-1500:]}")
-    assert len(world.read_topic()) == 1
+    wait_until(published(halting, 1), 30, f"the event is out; the log:\n{relay.log()[-1500:]}")
+    assert len(halting.read_topic()) == 1
 
 
-def test_what_was_committed_before_a_poisonous_event_is_published_all_the_same(world: World) -> None:
-    write(world, *range(1, 11))
+def test_with_halt_what_was_committed_before_the_message_is_published_all_the_same(halting: World) -> None:
+    write(halting, *range(1, 11))
     execute(
-        world,
+        halting,
         "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
         " VALUES (gen_random_uuid(), %s, 'bad', 'Numbered', '\\x00', '\\x00112233445566778899aabbccddeeff')",
-        world.aggregate,
+        halting.aggregate,
     )
-    relay = world.relay()
+    relay = halting.relay()
     shows(relay, "POISON_HELD", "dovetail stuck show")
-    wait_until(published(world, 10), 10, f"the ten good events are out; the log:\n{relay.log()[-1500:]}")
-
-
-def test_an_event_beyond_the_clients_limit_is_held(world: World) -> None:
-    relay = world.relay().wait_streaming()
-    execute(
-        world,
-        "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
-        " SELECT gen_random_uuid(), %s, 'k', 'Numbered', convert_to(repeat('x', 2000000), 'UTF8'), fingerprint"
-        " FROM dovetail.event_schema",
-        world.aggregate,
-    )
-    shows(relay, "POISON_HELD", "dovetail stuck show")
-    assert "MSG_SIZE_TOO_LARGE" in relay.log()
-
-
-def set_topic(world: World, name: str, value: str | None) -> None:
-    operation = AlterConfigOpType.DELETE if value is None else AlterConfigOpType.SET
-    entry = ConfigEntry(name, value or "", incremental_operation=operation)
-    resource = ConfigResource(ResourceType.TOPIC, world.topic, incremental_configs=[entry])
-    next(iter(admin(world).incremental_alter_configs([resource]).values())).result()
-
-
-def test_an_event_beyond_the_topics_limit_is_held_until_the_limit_is_raised(world: World) -> None:
-    set_topic(world, "max.message.bytes", "4000")
-    relay = world.relay().wait_streaming()
-    write(world, 1, key="k" * 1000)
-    wait_until(published(world, 1), 20, "what fits is out")
-    with psycopg.connect(world.endpoints.app_dsn) as connection:
-        Outbox().publish(
-            connection, numbered(world.aggregate)({"key": "k" * 1000, "number": 2}), headers={"large": "x" * 5000}
-        )
-    shows(relay, "POISON_HELD", "dovetail stuck show")
-    set_topic(world, "max.message.bytes", None)
-    goes_on(world, relay, 2)
+    wait_until(published(halting, 10), 10, f"the ten good events are out; the log:\n{relay.log()[-1500:]}")
+    assert halted_rows(halting) == ["schema"]

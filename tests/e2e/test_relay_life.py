@@ -13,7 +13,6 @@ import pytest
 
 from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack, temporary_folder
-from dovetail_relay.setup.install import Plan, install
 from support.checker import Seen, lost, out_of_order, phantom
 from support.relay import RelayProcess
 from support.waiting import wait_until
@@ -137,22 +136,12 @@ def metric(relay: RelayProcess, name: str) -> float:
 # -- the first start --------------------------------------------------------------------------------------------------
 
 
-def forget_the_slot(world: World) -> None:
-    """As if `init` had not come to the slot yet."""
-    sql(world, "SELECT pg_drop_replication_slot(%s)", world.settings().relay.slot)
-    sql(world, "DELETE FROM dovetail.relay")
-
-
-def make_the_slot(world: World) -> None:
-    install(world.settings(), Plan(), report=lambda _step: None, on_wait=lambda _blockers: None)
-
-
 def test_the_first_start_publishes_what_was_written_before_the_slot_in_order(world: World) -> None:
-    forget_the_slot(world)
+    world.forget_the_slot()
     for number in range(1, 21):
         for key in "abc":
             write(world, number, key=key)
-    make_the_slot(world)
+    world.init()
     for key in "abc":
         write(world, 21, key=key)
     world.relay(DOVETAIL_DELIVERY__BATCH_ROWS="7").wait_streaming()
@@ -161,9 +150,9 @@ def test_the_first_start_publishes_what_was_written_before_the_slot_in_order(wor
 
 @pytest.mark.parametrize(("step", "nth"), [("committed", 1), ("committed", 3), ("checkpoint_flushed", 4)])
 def test_a_first_start_killed_in_the_middle_goes_on_where_it_was(world: World, step: str, nth: int) -> None:
-    forget_the_slot(world)
+    world.forget_the_slot()
     write(world, *range(1, 41))
-    make_the_slot(world)
+    world.init()
     write(world, 41)
     environ = {"DOVETAIL_DELIVERY__BATCH_ROWS": "10"}
     killed = world.relay("-m", "dovetail_relay.crash", step, str(nth), **environ)
@@ -175,9 +164,9 @@ def test_a_first_start_killed_in_the_middle_goes_on_where_it_was(world: World, s
 def test_transactions_that_are_open_while_the_slot_is_made_are_published_once(world: World) -> None:
     with world.writers(count=3) as writers:
         transactions(writers, 20)
-        forget_the_slot(world)
+        world.forget_the_slot()
         transactions(writers, 20)
-        make_the_slot(world)
+        world.init()
         world.relay(DOVETAIL_DELIVERY__BATCH_ROWS="5").wait_streaming()
         transactions(writers, 20)
     balanced(world, writers.tally.rolled_back_ids, at_least=60)
@@ -186,9 +175,9 @@ def test_transactions_that_are_open_while_the_slot_is_made_are_published_once(wo
 def test_sigterm_in_the_middle_of_the_first_start_ends_the_relay_though_kafka_is_silent(
     world: World, own_stack: Stack
 ) -> None:
-    forget_the_slot(world)
+    world.forget_the_slot()
     write(world, *range(1, 21))
-    make_the_slot(world)
+    world.init()
     relay = world.relay("-m", "support.stopped_at", "begin", "2", DOVETAIL_DELIVERY__BATCH_ROWS="5")
     # Stopped by itself in the middle, so that Kafka can be frozen before the second batch goes out.
     wait_until(lambda: state_of(relay) == "T", 20, "the relay has come to its second batch")

@@ -199,32 +199,33 @@ def test_a_kill_inside_a_large_transaction_of_rows_and_messages_neither_loses_no
     with new_world(stack, **MESSAGES, DOVETAIL_DELIVERY__BATCH_ROWS="300") as world:
         event, table, wal = numbered(world.aggregate), Outbox(), Outbox(mode="wal")
         with app(world) as connection:
-            for start in range(1, 2000, 50):
+            # More than two reads bring, so that no batch can hold it all.
+            for start in range(1, 5000, 50):
                 (wal if start % 100 == 1 else table).publish_many(
                     connection, [event({"key": "k", "number": number}) for number in range(start, start + 50)]
                 )
         killed = world.relay("-m", "dovetail_relay.crash", step, "2")
         assert killed.wait_ended() == -signal.SIGKILL, killed.log()[-2000:]
         world.relay().wait_streaming()
-        wait_until(lambda: len(world.read_topic()) >= 2000, 60, "all of them are there")
-        assert [seen.number for seen in world.read_topic()] == list(range(1, 2001))
+        wait_until(lambda: len(world.read_topic()) >= 5000, 60, "all of them are there")
+        assert [seen.number for seen in world.read_topic()] == list(range(1, 5001))
 
 
-def halted(world: World) -> str:
-    """What the relay says of the event that halted it."""
+def stuck(world: World) -> str:
+    """What the relay says of the event that it parked."""
     relay = world.relay()
-    wait_until(lambda: relay.has_logged("relay_halted"), 30, f"the relay halts; so far:\n{relay.log()[-2000:]}")
+    wait_until(lambda: relay.has_logged("message_stuck"), 30, f"the event is parked; so far:\n{relay.log()[-2000:]}")
     return relay.log()
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"no envelope at all", "without an id|version 1"),
-        (pack(Envelope(b"i" * 16, b"order", b"1", b"T", b"", b"json", b"", b"{}"))[:-1], "69696969-.*(envelope)"),
+        (b"no envelope at all", "envelope"),
+        (pack(Envelope(b"i" * 16, b"order", b"1", b"T", b"", b"json", b"", b"{}"))[:-1], "69696969-"),
     ],
 )
-def test_a_malformed_envelope_holds_the_relay_by_name_and_does_not_crash_it(
+def test_a_malformed_envelope_is_parked_by_name_and_does_not_crash_the_relay(
     stack: Stack, content: bytes, said: str
 ) -> None:
     import re
@@ -232,8 +233,7 @@ def test_a_malformed_envelope_holds_the_relay_by_name_and_does_not_crash_it(
     with new_world(stack, **MESSAGES) as world:
         with app(world) as connection:
             connection.execute(EMIT, (True, "dovetail", content))
-        log = halted(world)
-        assert "POISON_HELD" in log
+        log = stuck(world)
         assert re.search(said, log), log[-1500:]
         assert "Traceback" not in log
 
@@ -245,8 +245,8 @@ def test_json_that_does_not_fit_its_schema_is_held_and_the_log_shows_no_value(st
                 "SELECT dovetail.publish(%s, 'k', 'Numbered', %s::jsonb)",
                 (world.aggregate, '{"key": "s3cret", "number": 1.5}'),
             )
-        log = halted(world)
-        assert "(encoding)" in log
+        log = stuck(world)
+        assert '"reason": "encoding"' in log or '"reason":"encoding"' in log
         assert "s3cret" not in log
 
 
@@ -356,7 +356,7 @@ def test_a_table_of_debeziums_layout_is_taken_as_it_is(
         )
 
 
-def test_an_event_without_a_payload_is_a_tombstone_and_one_without_a_key_is_held(stack: Stack) -> None:
+def test_an_event_without_a_payload_is_a_tombstone_and_one_without_a_key_is_parked(stack: Stack) -> None:
     with debezium(stack, "jsonb", NAMES) as world:
         with psycopg.connect(world.endpoints.owner_dsn) as owner:
             owner.execute("ALTER TABLE public.outboxevent ALTER aggregateid DROP NOT NULL")
@@ -366,8 +366,8 @@ def test_an_event_without_a_payload_is_a_tombstone_and_one_without_a_key_is_held
         (message,) = messages(world.endpoints.bootstrap_servers, world.topic, 1)
         assert message.value() is None
         insert(world, NAMES, None, "{}")  # type: ignore[arg-type]
-        wait_until(lambda: relay.has_logged("relay_halted"), 30, "the relay halts")
-        assert "(null)" in relay.log()
+        wait_until(lambda: relay.has_logged("message_stuck"), 30, "it is parked")
+        assert any(line.get("reason") == "null" for line in relay.events())
 
 
 def test_a_row_of_another_table_can_be_avro_where_it_says_by_which_schema(stack: Stack) -> None:

@@ -48,8 +48,18 @@ class World:
 
     def install(self) -> None:
         """`dovetail init`, and the writers' tables."""
-        install(self.settings(), Plan(), report=lambda _step: None, on_wait=lambda _blockers: None)
+        self.init()
         prepare(self.endpoints, self.aggregate)
+
+    def init(self) -> None:
+        """`dovetail init`, again where something of it is gone."""
+        install(self.settings(), Plan(), report=lambda _step: None, on_wait=lambda _blockers: None)
+
+    def forget_the_slot(self) -> None:
+        """As if `init` had not come to the slot yet."""
+        with psycopg.connect(self.endpoints.superuser_dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_drop_replication_slot(%s)", (self.settings().relay.slot,))
+            connection.execute("DELETE FROM dovetail.relay")
 
     def relay(self, *arguments: str, **environ: str) -> RelayProcess:
         """A relay process of this world; ended with it."""

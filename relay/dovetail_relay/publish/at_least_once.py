@@ -12,8 +12,20 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from dovetail_relay.nouns import Checkpoint, Record
-from dovetail_relay.publish.kafka import FLUSH_TIMEOUT, PRODUCER_DEFAULTS, REFUSED, KafkaPublisher, bury, kafka_error
-from dovetail_relay.publish.port import Outcome, Refusal, Result
+from dovetail_relay.publish.kafka import (
+    ISOLATING,
+    PRODUCER_DEFAULTS,
+    REFUSED,
+    Failure,
+    KafkaPublisher,
+    bury,
+    flush,
+    kafka_error,
+    produce_alone,
+    refusal,
+    refusals_in,
+)
+from dovetail_relay.publish.port import Outcome, Result
 
 
 class AtLeastOncePublisher:
@@ -45,7 +57,8 @@ class AtLeastOncePublisher:
         }
         self._config.pop("transaction.timeout.ms")
         self._on_step = on_step
-        self._failures: list[tuple[str, KafkaError]] = []
+        self._failures: list[Failure] = []
+        self._alone = False
         self._events: Producer | None = None
 
     def fence(self, timeout: float) -> bool:
@@ -54,23 +67,29 @@ class AtLeastOncePublisher:
     def read(self, timeout: float) -> Checkpoint | None:
         return self._checkpoints.read(timeout)
 
+    def isolate(self, *, alone: bool) -> None:
+        # The checkpoint's own producer sends one record at a time as it is.
+        self._alone = alone
+        self._discard()
+
     def partitions(self, topic: str, timeout: float) -> int | None:
         return self._checkpoints.partitions(topic, timeout)
 
     def send(self, records: list[Record]) -> Outcome | None:
         if self._events is None:
             self._failures = []
-            self._events = Producer(self._config)
+            self._events = Producer(self._config | ISOLATING if self._alone else self._config)
         producer = self._events
         self._on_step("begin")
         index = 0
+        produce = produce_alone(producer, self._delivered) if self._alone else producer.produce
         try:
             for topic, value, key, headers in records:
                 if index == len(records) // 2:
                     self._on_step("half")
                 while True:
                     try:
-                        producer.produce(topic, value, key, headers=headers)
+                        produce(topic, value, key, headers=headers)
                     except BufferError:
                         producer.poll(0.05)
                     else:
@@ -82,7 +101,7 @@ class AtLeastOncePublisher:
                 raise
             self._discard()
             refused = error.code() in REFUSED and index < len(records)
-            refusals = (Refusal(records[index].topic, error.name(), index),) if refused else ()
+            refusals = (refusal(records[index].topic, error, index),) if refused else ()
             return Outcome(Result.UNKNOWN, error.name(), all_acknowledged=False, refusals=refusals)
         self._on_step("produced")
         return None
@@ -106,7 +125,7 @@ class AtLeastOncePublisher:
         if producer is None:
             return None
         try:
-            left = producer.flush(FLUSH_TIMEOUT)
+            left = flush(producer, self._failures)
         except (KafkaException, SystemError) as raised:
             error = kafka_error(raised)
             if error is None:
@@ -117,13 +136,13 @@ class AtLeastOncePublisher:
         if left == 0 and not failures:
             return None
         self._discard()
-        refusals = tuple(Refusal(topic, error.name(), None) for topic, error in failures if error.code() in REFUSED)
+        refusals = refusals_in(failures)
         reason = failures[0][1].name() if failures else "not all events were delivered"
         return Outcome(Result.UNKNOWN, reason, all_acknowledged=False, refusals=refusals)
 
-    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+    def _delivered(self, error: KafkaError | None, message: Any, *, index: int | None = None) -> None:
         if error is not None:
-            self._failures.append((message.topic(), error))
+            self._failures.append((message.topic(), error, index))
 
     def _discard(self) -> None:
         """A message that timed out was dropped while later ones went on: nothing of this producer is used again."""

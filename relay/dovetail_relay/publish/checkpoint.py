@@ -16,7 +16,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from dovetail_relay.errors import CheckpointLost, KafkaUnavailable
-from dovetail_relay.nouns import Checkpoint, Lsn, Part, lsn_text, parse_lsn
+from dovetail_relay.nouns import Checkpoint, CommandStep, Lsn, Part, lsn_text, parse_lsn
 
 VERSION: Final = 1
 # The newest checkpoint is nearly always among the last two records; compaction leaves few.
@@ -49,7 +49,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
             "backfill": checkpoint.backfill,
             "horizon": checkpoint.horizon,
             "parked_lsn": lsn_text(checkpoint.parked_lsn),
-            "command": checkpoint.command,
+            "command": None if checkpoint.command is None else checkpoint.command._asdict(),
             "books": checkpoint.books,
         },
         separators=(",", ":"),
@@ -63,7 +63,7 @@ def decode(data: bytes) -> Checkpoint:
         version = found["version"]
         if version != VERSION:
             raise CheckpointLost(f"the checkpoint has version {version!r}; this relay reads {VERSION}")
-        part = found["part"]
+        part, command = found["part"], found["command"]
         return Checkpoint(
             epoch=int(found["epoch"]),
             seq=int(found["seq"]),
@@ -77,7 +77,7 @@ def decode(data: bytes) -> Checkpoint:
             backfill=None if found["backfill"] is None else int(found["backfill"]),
             horizon=int(found["horizon"]),
             parked_lsn=Lsn(parse_lsn(found["parked_lsn"])),
-            command=found["command"],
+            command=None if command is None else CommandStep(int(command["id"]), int(command["step"])),
             books=found["books"],
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:

@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -32,6 +34,7 @@ SLOW_COMMIT_SECONDS: Final = 0.75 * RECONNECT_BACKOFF_MS / 1000
 COMMIT_TIMEOUT: Final = 8.0
 # Just above message.timeout.ms: by then each message has been delivered or has failed.
 FLUSH_TIMEOUT: Final = 15.0
+_FLUSH_SLICE: Final = 0.1
 
 PRODUCER_DEFAULTS: Final[dict[str, Any]] = {
     "enable.idempotence": True,
@@ -69,6 +72,18 @@ REFUSED: Final = frozenset(
         KafkaError._INVALID_ARG,
     )
 )
+# It is the topic: every record for it is refused.
+_TOPIC_REFUSED: Final = frozenset(
+    (
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.TOPIC_EXCEPTION,
+    )
+)
+# A broker answers for a whole request. With one record in each it says which of them it refuses; the rest of the
+# transaction is lost with it either way.
+ISOLATING: Final[dict[str, Any]] = {"batch.num.messages": 1}
 # init_transactions can never succeed with these: a setting or an ACL.
 _HOPELESS: Final = frozenset(
     (
@@ -78,6 +93,48 @@ _HOPELESS: Final = frozenset(
         KafkaError._UNSUPPORTED_FEATURE,
     )
 )
+
+
+Failure = tuple[str, KafkaError, int | None]
+
+
+def refusal(topic: str, error: KafkaError, index: int | None) -> Refusal:
+    """What a refused record says of itself, or of its topic."""
+    return Refusal(topic, error.name(), index, whole_topic=error.code() in _TOPIC_REFUSED)
+
+
+def refusals_in(failures: list[Failure]) -> tuple[Refusal, ...]:
+    """Those of the failed deliveries that a new producer would not cure."""
+    return tuple(refusal(topic, error, index) for topic, error, index in failures if error.code() in REFUSED)
+
+
+def flush(producer: Producer, failures: list[Failure]) -> int:
+    """Wait until everything is delivered, or something has failed; how many records are still under way.
+
+    Not one long wait: once a record of a transaction is refused, those behind it wait for their timeout and for nothing
+    else.
+    """
+    deadline = time.monotonic() + FLUSH_TIMEOUT
+    while (left := producer.flush(_FLUSH_SLICE)) > 0 and not failures and time.monotonic() < deadline:
+        pass
+    return left
+
+
+def produce_alone(producer: Producer, delivered: Callable[..., None]) -> Callable[..., None]:
+    """`producer.produce`, but each failed delivery comes with the record's place in the batch."""
+    places = count()
+
+    def produce(topic: str, value: bytes | None, key: bytes, headers: Any) -> None:
+        on_delivery = partial(delivered, index=next(places))
+        while True:
+            try:
+                producer.produce(topic, value, key, headers=headers, on_delivery=on_delivery)
+            except BufferError:
+                producer.poll(0.05)
+            else:
+                return
+
+    return produce
 
 
 def kafka_error(error: BaseException) -> KafkaError | None:
@@ -120,7 +177,8 @@ class KafkaPublisher:
         self._key = relay.encode()
         self._on_step = on_step
         self._reader = CheckpointReader({"log_level": 0, **_client_only(config)}, checkpoint_topic, self._key)
-        self._failures: list[tuple[str, KafkaError]] = []
+        self._failures: list[Failure] = []
+        self._alone = False
         self._producer: Producer | None = self._build()
 
     def fence(self, timeout: float) -> bool:
@@ -145,6 +203,9 @@ class KafkaPublisher:
         self._on_step("fenced")
         return True
 
+    def isolate(self, *, alone: bool) -> None:
+        self._alone = alone
+
     def read(self, timeout: float) -> Checkpoint | None:
         found = self._reader.read(timeout)
         self._on_step("read")
@@ -167,7 +228,7 @@ class KafkaPublisher:
         try:
             producer.begin_transaction()
             self._on_step("begin")
-            produce = producer.produce
+            produce = produce_alone(producer, self._delivered) if self._alone else producer.produce
             for topic, value, key, headers in records:
                 if index == half:
                     self._on_step("half")
@@ -180,8 +241,8 @@ class KafkaPublisher:
             outcome = self._failed(raised, acknowledged=False)
             error = kafka_error(raised)
             if error is not None and error.code() in REFUSED and index < len(records):
-                refusal = Refusal(records[index].topic, error.name(), index)
-                return Outcome(Result.UNKNOWN, error.name(), all_acknowledged=False, refusals=(refusal,))
+                refused = refusal(records[index].topic, error, index)
+                return Outcome(Result.UNKNOWN, error.name(), all_acknowledged=False, refusals=(refused,))
             return outcome
         self._on_step("produced")
         return None
@@ -209,6 +270,8 @@ class KafkaPublisher:
         if took > SLOW_COMMIT_SECONDS:
             return self._unknown(f"commit took {took:.2f} s: a hidden retry is possible", acknowledged=True)
         self._on_step("committed")
+        if self._alone:
+            return self._unknown("a producer that sends records alone is not used twice", acknowledged=True)
         return Outcome(Result.COMMITTED, "", all_acknowledged=True, commit_seconds=took)
 
     def close(self) -> None:
@@ -225,17 +288,17 @@ class KafkaPublisher:
 
     def _build(self) -> Producer:
         try:
-            return Producer(self._config)
+            return Producer(self._config | ISOLATING if self._alone else self._config)
         except KafkaException as error:
             raise Misconfigured(f"[kafka]: {error.args[0].str()}") from error
 
-    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+    def _delivered(self, error: KafkaError | None, message: Any, *, index: int | None = None) -> None:
         # Errors only; called from flush and poll on the side thread, or from a poll in `send`.
         if error is not None:
-            self._failures.append((message.topic(), error))
+            self._failures.append((message.topic(), error, index))
 
     def _unfinished(self, producer: Producer) -> bool:
-        return producer.flush(FLUSH_TIMEOUT) > 0 or bool(self._failures)
+        return flush(producer, self._failures) > 0 or bool(self._failures)
 
     def _produce_when_there_is_room(self, producer: Producer, record: Record) -> None:
         while True:
@@ -249,8 +312,8 @@ class KafkaPublisher:
     def _unknown(self, reason: str, *, acknowledged: bool) -> Outcome:
         failures = self._failures
         self._discard()
-        refusals = tuple(Refusal(topic, error.name(), None) for topic, error in failures if error.code() in REFUSED)
-        fenced = any(error.code() == KafkaError._FENCED for _, error in failures)
+        refusals = refusals_in(failures)
+        fenced = any(error.code() == KafkaError._FENCED for _, error, _ in failures)
         if failures:
             reason = f"{reason}: {failures[0][1].name()}"
         result = Result.FENCED if fenced else Result.UNKNOWN

@@ -26,11 +26,15 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One record that the client or the broker refused for what it is. `index` is its place in the batch, if known."""
+    """One record that the client or the broker refused. `index` is its place in the batch, None where that is unknown.
+
+    `whole_topic`: it is not the record but the topic that nothing can be written to.
+    """
 
     topic: str
     code: str
     index: int | None
+    whole_topic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,12 @@ class Publisher(Protocol):
 
     def read(self, timeout: float) -> Checkpoint | None:
         """The newest committed checkpoint, up to the high watermark. Only after a successful `fence`."""
+
+    def isolate(self, *, alone: bool) -> None:
+        """From the next `fence` on send each record in a request of its own, so that a refusal says which it was.
+
+        A batch that was sent so is never COMMITTED at once: its slow producer is given up, and `fence` tells.
+        """
 
     def partitions(self, topic: str, timeout: float) -> int | None:
         """How many partitions `topic` has, None where it does not exist. Raises KafkaUnavailable."""

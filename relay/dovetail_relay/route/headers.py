@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from binascii import hexlify
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from struct import Struct
 from typing import Final
 
 from dovetail_relay.errors import StuckMessage
-from dovetail_relay.nouns import Lsn
+from dovetail_relay.nouns import Lsn, Place
 from dovetail_schemas.headers import ID, POSITION, RESERVED, RESERVED_PREFIXES, TIME, TYPE, is_reserved
 
 JSONB_EMPTY: Final = b"\x01{}"
@@ -57,6 +58,13 @@ def time_text(created_at: int) -> bytes:
 def position_prefix(epoch: int, commit_lsn: Lsn) -> bytes:
     """The part of `position` that all rows of one transaction share: `3/0000000016B37428/`."""
     return b"%d/%016X/" % (epoch, commit_lsn)
+
+
+def place_of(headers: Sequence[tuple[str, str | bytes | None]]) -> Place:
+    """Where the row of a record stands, from its `position`, which is the fourth header of each record."""
+    _, position = headers[3]
+    _epoch, commit_lsn, index = (position if isinstance(position, str) else (position or b"").decode()).split("/")
+    return Place(Lsn(int(commit_lsn, 16)), int(index))
 
 
 def own_headers(jsonb: bytes, event_id: str) -> list[tuple[str, bytes]]:

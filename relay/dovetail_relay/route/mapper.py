@@ -24,8 +24,7 @@ from dovetail_relay.route.headers import (
 from dovetail_relay.route.router import Router, Target
 from dovetail_schemas.headers import ID, POSITION, TIME, TYPE
 
-# id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers, created_at: the publication's
-# columns in their order, in PostgreSQL's binary format, numbers already read.
+# The same as `nouns.OutboxRow`, column by column.
 Row = tuple[bytes, str | bytes, bytes, str | bytes, bytes | None, bytes | None, bytes, bytes, int]
 
 # Most transactions hold fewer rows than this; a table look-up is cheaper than formatting.

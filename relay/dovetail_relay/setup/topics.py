@@ -122,6 +122,9 @@ def wanted_topics(settings: Settings, brokers: int) -> list[Topic]:
         if known.partitions < asked.partitions:
             # Two routes into one topic: the larger wish, because partitions can only be added.
             topics[route.topic] = asked
+    for name in settings.dead_letter_topics():
+        kept = {**_EVENTS_CONFIG, "min.insync.replicas": _in_sync(copies)}
+        topics.setdefault(name, Topic(name, 1, copies, kept))
     return list(topics.values())
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import psycopg
 
-from dovetail_relay.nouns import Record
+from dovetail_relay.nouns import Parked, Record
 from dovetail_relay.source.replication import server_error
 from dovetail_schemas.sql import queries
+
+
+class StoredRows(NamedTuple):
+    """A batch of rows from the table: what goes out, what waits, and the `seq` to go on from."""
+
+    records: list[Record]
+    parked: list[Parked]
+    after: int
 
 
 def backfill_rows(
@@ -16,10 +25,11 @@ def backfill_rows(
     snapshot: str,
     next_seq: int,
     batch_rows: int,
-    to_record: Callable[[tuple[bytes | None, ...], int], Record],
-) -> Iterator[tuple[list[Record], int]]:
-    """Batches of (records, next seq) from `next_seq` on, of the rows visible in `snapshot`, in the order of `seq`.
+    take: Callable[[tuple[bytes | None, ...], int], tuple[Record | None, Parked | None]],
+) -> Iterator[StoredRows]:
+    """Batches from `next_seq` on, of the rows visible in `snapshot`, in the order of `seq`.
 
+    `take` says what goes out of a row, and what waits.
     A server-side cursor, so that memory stays flat whatever was there before.
     """
     try:
@@ -27,6 +37,11 @@ def backfill_rows(
             cursor.itersize = batch_rows
             cursor.execute(queries["relay_backfill"], {"next_seq": next_seq, "snapshot": snapshot})
             while rows := cursor.fetchmany(batch_rows):
-                yield [to_record(tuple(row[1:]), row[0]) for row in rows], rows[-1][0] + 1
+                taken = [take(tuple(row[1:]), row[0]) for row in rows]
+                yield StoredRows(
+                    [record for record, _ in taken if record is not None],
+                    [parked for _, parked in taken if parked is not None],
+                    rows[-1][0] + 1,
+                )
     except psycopg.Error as error:
         raise server_error(error, "reading the outbox") from error

@@ -79,23 +79,23 @@ class LockSession:
 
     def leave_seat(self) -> None:
         """The leader leaves the seat to the next standby."""
-        self._rows("SELECT pg_advisory_unlock(%(key)s::bigint)", {"key": self._seat_key})
+        self.rows("SELECT pg_advisory_unlock(%(key)s::bigint)", {"key": self._seat_key})
 
     def evict_frozen(self, lease_seconds: float) -> list[int]:
         """End a leader that has not touched its session for a lease; the pids of the ended sessions."""
-        found = self._rows(
+        found = self.rows(
             queries["relay_evict_frozen"], {"key": self._lead_key, "slot": self._slot, "lease": lease_seconds}
         )
         return [row["pid"] for row in found]
 
     def free_slot(self) -> list[int]:
         """End a zombie's walsender. Only for the leader."""
-        return [row["pid"] for row in self._rows(queries["relay_free_slot"], {"slot": self._slot})]
+        return [row["pid"] for row in self.rows(queries["relay_free_slot"], {"slot": self._slot})]
 
     def pulse(self) -> Pulse:
         """Touch the session. Raises LeadLost where it is gone: the lock went with it."""
         try:
-            row = self._rows(queries["relay_pulse"], {"slot": self._slot})[0]
+            row = self.rows(queries["relay_pulse"], {"slot": self._slot})[0]
         except Exception as error:
             if self.leads:
                 raise LeadLost(f"the lock session is gone: {error}") from error
@@ -112,7 +112,7 @@ class LockSession:
 
     def relay_row(self) -> RelayRow:
         """What init wrote; raises Misconfigured where init has not run."""
-        rows = self._rows(queries["relay_row"], {"relay": self._relay})
+        rows = self.rows(queries["relay_row"], {"relay": self._relay})
         if not rows:
             raise Misconfigured(f"database has no relay {self._relay!r}", remedy="dovetail init")
         row = rows[0]
@@ -131,12 +131,12 @@ class LockSession:
 
     def outbox_names(self, schema: str, table: str) -> frozenset[tuple[str, str]]:
         """The outbox table and its leaves, as (schema, name)."""
-        rows = self._rows(queries["relay_outbox_names"], {"schema": schema, "table": table})
+        rows = self.rows(queries["relay_outbox_names"], {"schema": schema, "table": table})
         return frozenset({(schema, table)} | {(row["schema"], row["name"]) for row in rows})
 
     def partition_counts(self) -> dict[str, int]:
         """Partitions per topic as init or `relay accept` recorded them."""
-        rows = self._rows(queries["relay_row"], {"relay": self._relay})
+        rows = self.rows(queries["relay_row"], {"relay": self._relay})
         return dict(rows[0]["partition_counts"]) if rows else {}
 
     def publication_fingerprint(self, publication: str) -> str | None:
@@ -150,7 +150,7 @@ class LockSession:
 
     def server_facts(self, system_id: str, timeline: int, publication: str) -> ServerFacts:
         """What admission needs to know, `system_id` and `timeline` from the replication connection."""
-        row = self._rows(queries["relay_server_facts"], {"slot": self._slot})[0]
+        row = self.rows(queries["relay_server_facts"], {"slot": self._slot})[0]
         return ServerFacts(
             system_id=system_id,
             timeline=timeline,
@@ -167,12 +167,12 @@ class LockSession:
 
     def messages_promised(self) -> bool:
         """Whether init told services that logical messages are read here."""
-        rows = self._rows(queries["setup_messages"], {"relay": self._relay})
+        rows = self.rows(queries["setup_messages"], {"relay": self._relay})
         return bool(rows and rows[0]["messages"])
 
     def mark_started(self) -> None:
         """From now on an empty checkpoint topic is CHECKPOINT_LOST."""
-        self._rows(queries["relay_mark_started"], {"relay": self._relay})
+        self.rows(queries["relay_mark_started"], {"relay": self._relay})
 
     def close(self) -> None:
         """Give up both locks with the session."""
@@ -180,9 +180,10 @@ class LockSession:
         self._connection.close()
 
     def _try(self, key: int) -> bool:
-        return bool(self._rows(queries["relay_try_lock"], {"key": key})[0]["locked"])
+        return bool(self.rows(queries["relay_try_lock"], {"key": key})[0]["locked"])
 
-    def _rows(self, query: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
+    def rows(self, query: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
+        """One statement over this session, for the rooms that keep something in the database. Raises a named error."""
         try:
             cursor = self._connection.cursor(row_factory=dict_row)
             cursor.execute(query, params)

@@ -31,6 +31,8 @@ CREATE TABLE dovetail.parked (
     -- The step of a command that lets it go; it has gone once the checkpoint says that this step was committed.
     command            bigint,
     step               bigint,
+    -- Whether that step discards it instead of publishing it.
+    discard            boolean NOT NULL DEFAULT false,
     UNIQUE (relay, epoch, commit_lsn, index)
 );
 CREATE INDEX parked_queue ON dovetail.parked (relay, hold_topic, hold_key, seq) WHERE state = 'parked';

@@ -1,0 +1,102 @@
+"""`dovetail.parked`: rows that wait, written and read by the leader over its lock session only.
+
+Who has lost the lock can write nothing here. A row is durable before the Kafka transaction that passes over it commits,
+and carries its position: what lies beyond the checkpoint belongs to a batch that never committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Hold, Lsn, Parked, Place, lsn_text, parse_lsn
+from dovetail_relay.source.lead import LockSession
+from dovetail_relay.source.replication import server_error
+from dovetail_schemas.sql import queries
+
+_JSONB_EMPTY = b"\x01{}"
+
+
+class ParkedRows:
+    """Not thread-safe: the relay's loop owns it, as it owns the session. Raises what the session raises."""
+
+    def __init__(self, session: LockSession, relay: str) -> None:
+        self._session = session
+        self._relay = relay
+
+    def write(self, epoch: int, parked: Sequence[Parked]) -> Lsn:
+        """Make them durable; the log's position afterwards. Rows that are there already stay as they are."""
+        try:
+            with self._session.connection.cursor() as cursor:
+                cursor.executemany(queries["parked_write"], [self._values(epoch, row) for row in parked])
+        except psycopg.Error as error:
+            raise server_error(error, "dovetail.parked") from error
+        return parse_lsn(self._session.rows(queries["parked_written_at"], {})[0]["lsn"])
+
+    def drop_beyond(self, durable: Checkpoint) -> None:
+        """Forget what lies beyond the checkpoint, once a leader has read it."""
+        part = durable.part
+        self._session.rows(
+            queries["parked_drop_beyond"],
+            {
+                "relay": self._relay,
+                "epoch": durable.epoch,
+                "end_lsn": lsn_text(durable.end_lsn),
+                "part_lsn": lsn_text(LSN_ZERO if part is None else part.commit_lsn),
+                "part_index": 0 if part is None else part.next_index,
+                "backfill": durable.backfill,
+            },
+        )
+
+    def drop_passed(self, durable: Checkpoint) -> None:
+        """Forget rows that halted the relay and that it has passed since: their cause is gone."""
+        self._session.rows(
+            queries["parked_drop_passed"],
+            {"relay": self._relay, "epoch": durable.epoch, "end_lsn": lsn_text(durable.end_lsn)},
+        )
+
+    def held(self) -> Iterator[Hold]:
+        """The keys that are held."""
+        for row in self._session.rows(queries["parked_held"], {"relay": self._relay}):
+            yield row["hold_topic"], bytes(row["hold_key"])
+
+    def condemned(self) -> Iterator[Place]:
+        """Rows to pass over because an operator said so."""
+        for row in self._session.rows(queries["parked_condemned"], {"relay": self._relay}):
+            yield Place(parse_lsn(row["commit_lsn"]), row["index"])
+
+    def counts(self) -> tuple[int, int, int]:
+        """(messages, keys) that wait now, and before how many messages the relay stands."""
+        row = self._session.rows(queries["parked_counts"], {"relay": self._relay})[0]
+        return row["messages"], row["keys"], row["standing_before"]
+
+    def _values(self, epoch: int, parked: Parked) -> dict[str, Any]:
+        row = parked.row
+        return {
+            "relay": self._relay,
+            "epoch": epoch,
+            "commit_lsn": lsn_text(parked.place.commit_lsn),
+            "index": parked.place.nth,
+            "hold_topic": parked.hold[0],
+            "hold_key": parked.hold[1],
+            "reason": parked.reason,
+            "message": parked.message[:1000],
+            "state": parked.state.value,
+            "id": UUID(bytes=row[0]),
+            "aggregatetype": _text(row[1]),
+            "aggregateid": _text(row[2]),
+            "type": _text(row[3]),
+            "payload": row[4],
+            "schema_fingerprint": row[5],
+            "encoding": _text(row[6]),
+            "headers": _text((row[7] or _JSONB_EMPTY)[1:]),
+            "created_us": row[8],
+        }
+
+
+def _text(raw: str | bytes) -> str:
+    # A zero byte cannot be in a text column; only what nobody could read holds one.
+    return (raw if isinstance(raw, str) else raw.decode(errors="replace")).replace("\0", "�")

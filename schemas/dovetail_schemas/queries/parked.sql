@@ -1,0 +1,61 @@
+-- name: parked_write
+-- Rows that a batch passes over, before its Kafka transaction commits. Written again after a batch came to nothing. A
+-- row that halted the relay, or that an operator condemned, is there already and becomes what the batch makes of it.
+INSERT INTO dovetail.parked (
+    relay, epoch, commit_lsn, index, hold_topic, hold_key, reason, message, state,
+    id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers, created_us
+)
+VALUES (
+    %(relay)s, %(epoch)s, %(commit_lsn)s::pg_lsn, %(index)s, %(hold_topic)s, %(hold_key)s, %(reason)s, %(message)s,
+    %(state)s, %(id)s, %(aggregatetype)s, %(aggregateid)s, %(type)s, %(payload)s, %(schema_fingerprint)s, %(encoding)s,
+    %(headers)s::jsonb, %(created_us)s
+)
+ON CONFLICT (relay, epoch, commit_lsn, index) DO UPDATE
+SET state = excluded.state, reason = excluded.reason, message = excluded.message
+WHERE parked.state IN ('halting', 'condemned')
+
+-- name: parked_written_at
+-- The log's position after the last write: what a promoted server must have.
+SELECT pg_current_wal_insert_lsn()::text AS lsn
+
+-- name: parked_drop_beyond
+-- Rows of a batch that never committed: they stream again, and may go out this time. A row that an operator discarded
+-- is condemned still.
+WITH beyond AS (
+    SELECT seq, state = 'discarded' AND command IS NOT NULL AS condemned
+    FROM dovetail.parked
+    WHERE relay = %(relay)s AND state IN ('parked', 'discarded', 'dead_lettered')
+        AND NOT (
+            epoch < %(epoch)s
+            OR epoch = %(epoch)s AND CASE
+                WHEN commit_lsn = '0/0' THEN %(backfill)s::bigint IS NULL OR index < %(backfill)s
+                ELSE commit_lsn < %(end_lsn)s::pg_lsn
+                    OR commit_lsn = %(part_lsn)s::pg_lsn AND index < %(part_index)s
+            END
+        )
+), condemned AS (
+    UPDATE dovetail.parked SET state = 'condemned' FROM beyond
+    WHERE parked.seq = beyond.seq AND beyond.condemned
+    RETURNING parked.seq
+)
+DELETE FROM dovetail.parked USING beyond WHERE parked.seq = beyond.seq AND NOT beyond.condemned
+
+-- name: parked_drop_passed
+-- Rows that halted the relay, or were condemned, and that the checkpoint has passed in another way.
+DELETE FROM dovetail.parked
+WHERE relay = %(relay)s AND state IN ('halting', 'condemned') AND epoch = %(epoch)s
+    AND commit_lsn > '0/0' AND commit_lsn < %(end_lsn)s::pg_lsn
+
+-- name: parked_held
+-- The keys that are held.
+SELECT DISTINCT hold_topic, hold_key FROM dovetail.parked WHERE relay = %(relay)s AND state = 'parked'
+
+-- name: parked_condemned
+-- Where the relay passes over a row because an operator said so.
+SELECT commit_lsn::text AS commit_lsn, index FROM dovetail.parked WHERE relay = %(relay)s AND state = 'condemned'
+
+-- name: parked_counts
+-- For the metrics: how many messages wait, how many keys are held, and before how many the relay stands.
+SELECT count(*) AS messages, count(DISTINCT (hold_topic, hold_key)) AS keys,
+    count(*) FILTER (WHERE state <> 'parked') AS standing_before
+FROM dovetail.parked WHERE relay = %(relay)s AND state IN ('parked', 'halting', 'condemned')
