@@ -14,15 +14,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import latency
+from bench import latency, takeover
 from bench.drain import Drain, bare_producer, drain
 from bench.footprint import footprint
-from bench.rig import new_rig
+from bench.rig import compile_bytecode, new_rig
 from bench.sdk_cost import publish_to_insert
 from dovetail_local.stack import Stack, temporary_folder
 
 HERE = Path(__file__).parent
 RATES = (500, 2000)
+TAKEOVER = (
+    ("takeover_lock", "kill -9, the standby has the lock"),
+    ("takeover_stream", "kill -9, the standby streams"),
+    ("takeover", "kill -9, a reader sees the standby's first commit"),
+    ("takeover_frozen", f"SIGSTOP, the same, with a lease of {takeover.LEASE_SECONDS:g} s"),
+)
 
 
 def say(words: str) -> None:
@@ -31,6 +37,7 @@ def say(words: str) -> None:
 
 def run(rows: int, seconds: float, repeats: int) -> dict[str, Any]:
     """All sections, one after the other: what measures runs alone."""
+    compile_bytecode()
     found: dict[str, Any] = {"rows": rows}
     stack = Stack(temporary_folder(), durable=True, temporary=True)
     with _running(stack):
@@ -44,6 +51,9 @@ def run(rows: int, seconds: float, repeats: int) -> dict[str, Any]:
             }
             say("SDK beside a raw INSERT")
             found["publish_to_insert"] = publish_to_insert(rig)
+        with new_rig(stack) as rig:
+            say("takeover")
+            found |= takeover.measure(rig, takeover.KILLS, takeover.FREEZES)
         found["latency"] = []
         with new_rig(stack) as rig:
             for mode in ("exactly_once", "at_least_once"):
@@ -154,8 +164,17 @@ def report(found: dict[str, Any]) -> str:
         f"From process start to the first publish: {found['first_publish_s']:.2f} s (median of 5). "
         f"`publish` takes {found['publish_to_insert']:.2f} times a raw INSERT of the same row.",
         "",
+        "| a leader ends under load, s until | min | p50 | p90 | max |",
+        "|---|---|---|---|---|",
+        *(_takeover(found, key, words) for key, words in TAKEOVER),
+        "",
     ]
     return "\n".join(lines)
+
+
+def _takeover(found: dict[str, Any], key: str, words: str) -> str:
+    at = " | ".join(f"{found[f'{key}_{which}_s']:.2f}" for which in ("min", "p50", "p90", "max"))
+    return f"| {words} | {at} |"
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from bench.rig import MEASURED, Rig, high_watermarks
+from bench.rig import MEASURED, Checkpoints, Rig
 from dovetail.psycopg import Outbox
 
 IDLE_SECONDS = 10.0
@@ -24,18 +24,21 @@ class Footprint:
 
 
 def footprint(rig: Rig, starts: int = 5) -> Footprint:
-    """Median of `starts` from process start to the first event in the topic; then idle."""
+    """Median of `starts` from process start to the first commit that a `read_committed` reader sees; then idle."""
+    relay = rig.relay()
+    relay.wait_streaming()  # the rows that were there before the slot are this one's
+    relay.stop()
     first = []
     for _ in range(starts):
         with psycopg.connect(rig.endpoints.app_dsn) as connection:
             Outbox().publish(connection, MEASURED({"key": "k", "sent_ns": time.time_ns(), "pad": b""}))
             connection.commit()
-        before = sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values())
+        checkpoints = Checkpoints(rig)
+        before = checkpoints.writer_now()
         relay = rig.relay()
-        while sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values()) == before:
-            if relay.process.poll() is not None:
-                raise SystemExit(relay.log.read_text()[-1000:])
+        checkpoints.wait_for_another(before, 30)
         first.append(time.monotonic() - relay.started)
+        checkpoints.close()
         relay.stop()
     relay = rig.relay()
     relay.wait_streaming()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import compileall
+import json
 import os
 import secrets
 import signal
@@ -12,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -52,6 +55,13 @@ BEGIN
 END
 $$
 """
+
+
+def compile_bytecode() -> None:
+    """As an installer does. Where PYTHONDONTWRITEBYTECODE is set, a checkout compiles its sources at each start."""
+    for folder in ("schemas", "sdk", "relay"):
+        if not compileall.compile_dir(Path(__file__).parents[1] / folder, quiet=1):
+            raise SystemExit(f"{folder} does not compile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +137,19 @@ class RelayUnderTest:
             )
 
     def wait_streaming(self) -> None:
-        while b"stream_started" not in self.log.read_bytes():
+        self.wait_for("stream_started")
+
+    def wait_for(self, event: str) -> None:
+        """Until it has logged `event`."""
+        while event.encode() not in self.log.read_bytes():
             if self.process.poll() is not None:
                 raise SystemExit(f"the relay ended: {self.log.read_text()[-500:]}")
             time.sleep(0.005)
+
+    def logged_at(self, event: str) -> float:
+        """When it logged `event` first, as a Unix time."""
+        lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
+        return next(datetime.fromisoformat(line["ts"]).timestamp() for line in lines if line["event"] == event)
 
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -142,10 +161,60 @@ class RelayUnderTest:
                 return int(line.split()[1]) / 1024
         raise SystemExit(f"no {which}")
 
+    def kill(self) -> None:
+        """kill -9, frozen or not, dead already or not."""
+        self.process.kill()
+        self.process.wait(15)
+        self.log.unlink()
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(15)
         self.log.unlink()
+
+
+class Checkpoints:
+    """Follows the checkpoint topic as a `read_committed` reader, from the newest record on."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": rig.endpoints.bootstrap_servers,
+                "group.id": "bench",
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 10,
+                "log_level": 0,
+            }
+        )
+        partition = TopicPartition(f"dovetail.checkpoint.{rig.name}", 0)
+        low, high = self._consumer.get_watermark_offsets(partition, timeout=10)
+        # Two back lies the newest one: behind it comes the marker of its commit.
+        partition.offset = max(low, high - 2)
+        self._consumer.assign([partition])
+
+    def writer(self, timeout: float) -> str | None:
+        """Who wrote the next checkpoint."""
+        message = self._consumer.poll(timeout)
+        if message is None or message.error() is not None:
+            return None
+        return str(json.loads(message.value())["writer"])
+
+    def writer_now(self) -> str:
+        """Who wrote the newest one."""
+        for _ in range(100):
+            if (found := self.writer(0.1)) is not None:
+                return found
+        raise SystemExit("there is no checkpoint yet")
+
+    def wait_for_another(self, than: str, timeout: float) -> None:
+        """Until somebody else's checkpoint is seen."""
+        deadline = time.monotonic() + timeout
+        while (found := self.writer(0.01)) is None or found == than:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"no checkpoint of another relay within {timeout:g} s")
+
+    def close(self) -> None:
+        self._consumer.close()
 
 
 def high_watermarks(bootstrap: str, topic: str) -> dict[int, int]:

@@ -9,7 +9,7 @@ from dovetail_relay.nouns import Checkpoint
 from dovetail_relay.publish.port import Publisher
 
 # Short first attempts, each with a fresh producer: librdkafka waits a fixed 500 ms inside one.
-_SHORT: Final = (0.1, 0.15, 0.25, 0.4)
+_SHORT: Final = (0.05, 0.1, 0.15, 0.25, 0.4)
 _LONG: Final = 15.0
 _READ_TIMEOUT: Final = 10.0
 

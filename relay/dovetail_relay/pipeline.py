@@ -8,6 +8,7 @@ decoded. Nothing here waits for anything but the sockets, and never for long.
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,16 +167,17 @@ class Pipeline:
         self._leftovers.begin()
         self._intake.restart(self.machine.base)
 
-    def stop_sending(self) -> None:
-        """No new batch from here on."""
+    def finish(self, seconds: float) -> None:
+        """Send nothing new, let what is under way end; in at_least_once the checkpoint catches up with the events."""
         self._stopping = True
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is under way; in at_least_once also whether the checkpoint has caught up with the events."""
-        if self.in_flight is None and self.machine.pending is not None:
-            self._write_pending()
-        return self.in_flight is None
+        deadline = self._clock() + seconds
+        while self._clock() < deadline:
+            if self.in_flight is None and self.machine.pending is not None:
+                self._write_pending()
+            if self.in_flight is None:
+                return
+            select.select([self._side.fileno()], [], [], 0.05)
+            self.turn()
 
     @property
     def ledger(self) -> Ledger:
@@ -200,8 +202,13 @@ class Pipeline:
     # -- ledger → Kafka -----------------------------------------------------------------------------------------------
 
     def _due_at(self) -> float:
-        """When the waiting rows should go out."""
-        if self._intake.behind_us > BACKLOG_US and self.ledger.rows < self._limits.rows and self.reading:
+        """When the waiting rows should go out: the first of a reign at once, for they have waited for a leader."""
+        if (
+            self._committed_at
+            and self._intake.behind_us > BACKLOG_US
+            and self.ledger.rows < self._limits.rows
+            and self.reading
+        ):
             return self._first_waiting_at + FILL_SECONDS
         return self._committed_at + self._limits.pause_seconds
 

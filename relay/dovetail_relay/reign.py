@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -12,13 +13,14 @@ from typing import cast
 from dovetail_relay.assembly import intake_for
 from dovetail_relay.config import Settings, conninfo
 from dovetail_relay.errors import (
-    Gap,
     KafkaUnavailable,
     LeadLost,
     Misconfigured,
     PartitionsChanged,
     PublicationChanged,
+    RelayError,
     Retry,
+    StreamEnded,
 )
 from dovetail_relay.fencing import Fenced, fence_and_read, patience, short_attempts_over
 from dovetail_relay.health import HealthState
@@ -34,7 +36,7 @@ from dovetail_relay.source import timeline
 from dovetail_relay.source.backfill import StoredRows, backfill_rows
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.parked import ParkedRows
-from dovetail_relay.source.replication import ReplicationStream, SlotBusy, connect
+from dovetail_relay.source.replication import Connector, ReplicationStream, SlotBusy
 from dovetail_relay.telemetry import LogEvent, Telemetry
 
 # The working loop touches its session this often; a standby evicts a leader that has not for a lease.
@@ -77,6 +79,7 @@ class Reign:
         self._watch_due = 0.0
         self._recorded: str | None = None
         self._backfilled = 0
+        self._connector = Connector(conninfo(given.settings, "relay"))
 
     def run(self) -> None:
         """Lead until told to stop. Shutdown order: batch under way, feedback, stream, producer; the caller ends the
@@ -93,9 +96,13 @@ class Reign:
             if not row.started and not self._given.stopping():
                 self._session.mark_started()
             self._stream(pipeline)
+        except (LeadLost, StreamEnded):
+            self._cover_what_is_out()
+            raise
         finally:
             if self._pipeline is not None and self._pipeline.stream is not None:
                 self._pipeline.stream.close()
+            self._connector.close()
             # On the side thread, behind what may still be under way there: a client is never closed while it is in use.
             self._side.stop(last=self._given.publisher.close)
 
@@ -108,6 +115,7 @@ class Reign:
             self._touch(force=True)
             self._side.submit(partial(fence_and_read, self._given.publisher, patience(attempt)))
             attempt += 1
+            self._connector.open()  # a login takes as long as the fencing
             result, error = self._await_side()
             if isinstance(error, KafkaUnavailable) or (error is None and result is None):
                 if short_attempts_over(attempt):
@@ -138,9 +146,10 @@ class Reign:
                 remedy="set outbox.messages = true, or dovetail init once nobody emits any",
             )
         self._recorded = row.publication_fingerprint
-        with connect(self._conninfo()) as replication:
-            system_id, now = timeline.identify(replication)
-            history = timeline.history(replication, now)
+        # Asked now and not when the connection was made: a standby may have been promoted in between.
+        replication = self._connector.open()
+        system_id, now = timeline.identify(replication)
+        history = timeline.history(replication, now)
         self._timeline = now
         facts = self._session.server_facts(system_id, now, self._settings.outbox.publication)
         admitted = admit(facts, row, found, history)
@@ -218,7 +227,11 @@ class Reign:
         """Rows from `next_seq` on; None at their end or when told to stop, else where to begin again."""
         assert row.snapshot is not None  # noqa: S101 - a backfill was begun from it
         batches = backfill_rows(
-            self._conninfo(), row.snapshot, next_seq, self._settings.delivery.batch_rows, self._intake.stored_row
+            conninfo(self._settings, "relay"),
+            row.snapshot,
+            next_seq,
+            self._settings.delivery.batch_rows,
+            self._intake.stored_row,
         )
         while True:
             # The first fetch sorts all that is there: on the side thread, so that the lead is kept meanwhile.
@@ -265,7 +278,8 @@ class Reign:
                 # A relay that holds back its flush position blocks a fast shutdown of the database for ever.
                 self._kafka_lost("Kafka is silent; the stream is closed until it answers")
                 pipeline.detach()
-        self._drain(pipeline)
+        # SIGTERM. Rows read but not sent will stream again.
+        pipeline.finish(DRAIN_SECONDS)
 
     def _kafka_lost(self, message: str) -> None:
         log(LogEvent.KAFKA_LOST, message)
@@ -277,7 +291,7 @@ class Reign:
         given = self._given
         start = pipeline.machine.durable.end_lsn
         while True:
-            connection = connect(self._conninfo())
+            connection = self._connector.take()
             try:
                 stream = ReplicationStream(
                     connection,
@@ -300,14 +314,7 @@ class Reign:
                 connection.close()
                 raise
         pipeline.attach(stream)
-        # START_REPLICATION below what the slot has confirmed is forwarded silently. Now that the slot is ours nobody
-        # can move it: whoever did while it was free, before the admission or in a Kafka outage, is seen here.
-        confirmed = self._session.pulse().confirmed_flush
-        if confirmed > start:
-            raise Gap(
-                f"slot {self._settings.relay.slot} is confirmed at {lsn_text(confirmed)}, "
-                f"the checkpoint stands at {lsn_text(start)}"
-            )
+        self._session.check_stream(start)
         given.on_step("streaming")
         given.on_streaming()
         given.telemetry.connected("kafka", connected=True)
@@ -315,13 +322,13 @@ class Reign:
         given.state.ready("leader")
         log(LogEvent.STREAM_STARTED, "streaming", slot=self._settings.relay.slot, position=lsn_text(start))
 
-    def _drain(self, pipeline: Pipeline) -> None:
-        """SIGTERM: let the batch under way end, report it, and go. Rows read but not sent will stream again."""
-        deadline = time.monotonic() + DRAIN_SECONDS
-        pipeline.stop_sending()
-        while not pipeline.settled and time.monotonic() < deadline:
-            self._wait(0.05, stream=None)
-            pipeline.turn()
+    def _cover_what_is_out(self) -> None:
+        """The server is gone. In at_least_once the newest events may have no checkpoint yet, and a promoted server may
+        lack them, unseen: it is written now. Kafka takes it from this producer unless somebody else leads already."""
+        if self._pipeline is not None and self._settings.delivery.mode is Delivery.AT_LEAST_ONCE:
+            self._pipeline.detach()
+            with suppress(RelayError):
+                self._pipeline.finish(DRAIN_SECONDS)
 
     # -- waiting and touching -----------------------------------------------------------------------------------------
 
@@ -374,6 +381,3 @@ class Reign:
         self._watch_due = now + PUBLICATION_WATCH_SECONDS
         if self._session.publication_fingerprint(self._settings.outbox.publication) != self._recorded:
             raise PublicationChanged("the publication was changed while its events were streaming")
-
-    def _conninfo(self) -> str:
-        return conninfo(self._settings, "relay")

@@ -13,7 +13,7 @@ import pytest
 
 from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack, temporary_folder
-from support.checker import Seen, lost, out_of_order, phantom
+from support.checker import first_occurrences, lost, out_of_order, phantom
 from support.relay import RelayProcess
 from support.waiting import wait_until
 from support.world import World, new_world
@@ -350,10 +350,6 @@ def test_an_invalidated_slot_is_slot_lost(world: World, own_stack: Stack) -> Non
 # -- at least once ----------------------------------------------------------------------------------------------------
 
 AT_LEAST_ONCE = {"DOVETAIL_DELIVERY__MODE": "at_least_once"}
-
-
-def first_occurrences(events: list[Seen]) -> list[Seen]:
-    return list({event.event_id: event for event in events}.values())
 
 
 def nothing_lost_and_first_occurrences_in_order(world: World, rolled_back: list[str]) -> int:

@@ -6,16 +6,24 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 
 import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack
+from dovetail_relay.crash import STEPS
+from dovetail_relay.setup.install import Plan, install
+from support.checker import first_occurrences, lost, out_of_order, phantom
 from support.relay import RelayProcess
 from support.waiting import wait_until
 from support.world import PARTITIONS, World, new_world
-from support.writers import Writers
+from support.writers import Writers, numbered
+
+RACES, ROWS = 20, 6
 
 
 @pytest.fixture
@@ -130,9 +138,9 @@ def test_a_frozen_leader_is_evicted_and_as_a_zombie_writes_nothing(world: World)
     balanced(world, writers)
 
 
-@pytest.mark.parametrize("step", ["begin", "produced", "flushed", "checkpoint_flushed", "fenced", "read"])
+@pytest.mark.parametrize("step", STEPS)
 def test_a_leader_frozen_at_a_step_writes_nothing_when_it_wakes(world: World, step: str) -> None:
-    nth = "1" if step in {"fenced", "read"} else "4"
+    nth = "1" if step in {"lead", "fenced", "read", "admitted", "streaming"} else "4"
     with world.writers() as writers:
         zombie = world.relay("-m", "support.stopped_at", step, nth)
         successor = world.relay()
@@ -158,6 +166,62 @@ def test_relays_that_are_started_at_once_never_double(world: World) -> None:
     balanced(world, writers)
 
 
+def test_a_first_start_that_two_relays_race_for_publishes_the_older_rows_once(world: World) -> None:
+    event, outbox = numbered(world.aggregate), Outbox()
+    route = f"DOVETAIL_ROUTES__{world.name.upper()}__TOPIC"
+    for number in range(1, RACES + 1):
+        with psycopg.connect(world.endpoints.app_dsn) as connection:
+            for index in range(ROWS):
+                # One transaction each.
+                outbox.publish(connection, event({"key": "k", "number": (number - 1) * ROWS + index + 1}))
+                connection.commit()
+        # A relay that never was, on rows that were there before it.
+        world.topic = f"{world.name}.race{number}"
+        world.environ |= {"DOVETAIL_RELAY__NAME": f"{world.name}_{number}", route: world.topic}
+        install(world.settings(), Plan(), report=lambda _step: None, on_wait=lambda _blockers: None)
+        relays = [world.relay(DOVETAIL_DELIVERY__BATCH_ROWS="5") for _ in range(2)]
+        led_by(*relays)
+        world.wait_until_published()
+        for relay in relays:
+            relay.kill()
+        books = world.books()
+        assert books.ok, f"race {number}: {books}"
+        drop_slot(world)
+
+
+def drop_slot(world: World) -> None:
+    slot = world.settings().relay.slot
+    with psycopg.connect(world.endpoints.superuser_dsn, autocommit=True) as connection:
+        free = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+        wait_until(lambda: connection.execute(free, (slot,)).fetchone() == (False,), 10, "the slot is free")
+        connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+
+
+def test_takeovers_between_the_delivery_modes_lose_nothing_and_repeat_only_what_at_least_once_may(world: World) -> None:
+    modes = ("at_least_once", "exactly_once", "exactly_once", "at_least_once", "at_least_once", "exactly_once")
+    repeated = 0
+    leader = world.relay(DOVETAIL_DELIVERY__MODE=modes[0]).wait_streaming()
+    tallies = []
+    for number, (mode, successor) in enumerate(pairwise(modes)):
+        standby = world.relay(DOVETAIL_DELIVERY__MODE=successor).wait_for_log("standing_by")
+        with world.writers(seed=number) as writers:
+            transactions(writers, 40)
+            leader.signal(signal.SIGKILL)
+            transactions(writers, 20)
+        tallies += writers.tally.rolled_back_ids
+        leader = standby.wait_streaming()
+        table = world.table()
+        wait_until(lambda table=table: not lost(table, world.read_topic()), 30, "nothing is lost")
+        topic = world.read_topic()
+        assert not phantom(table, topic)
+        assert not {event.event_id for event in topic} & set(tallies)
+        assert not out_of_order(first_occurrences(topic))
+        again = len(topic) - len(table)
+        print(f"{mode} killed, {successor} took over: {again - repeated} repeated")
+        assert mode == "at_least_once" or again == repeated
+        repeated = again
+
+
 def connections(world: World) -> int:
     with psycopg.connect(world.endpoints.superuser_dsn) as connection:
         row = connection.execute(
@@ -166,6 +230,24 @@ def connections(world: World) -> int:
         ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def kafka_threads(relay: RelayProcess) -> int:
+    """How many threads of a Kafka client the process has."""
+    names = [comm.read_text() for comm in Path(f"/proc/{relay.process.pid}/task").glob("*/comm")]
+    return sum(name.startswith("rdk:") for name in names)
+
+
+def test_of_many_standbys_one_is_seated_and_the_others_hold_nothing(world: World) -> None:
+    leader = world.relay().wait_streaming()
+    others = [world.relay() for _ in range(7)]
+    wait_until(lambda: all(role(relay) == "standby" for relay in others), 40, "all are ready")
+    seated = [relay for relay in others if relay.has_logged("standing_by")]
+    assert len(seated) == 1
+    wait_until(
+        lambda: connections(world) == 3, 10, f"two of the leader, one of the seat; there are {connections(world)}"
+    )
+    assert [relay for relay in [leader, *others] if kafka_threads(relay)] == [leader, *seated]
 
 
 def test_a_third_relay_is_ready_and_holds_no_connection(world: World) -> None:

@@ -72,6 +72,11 @@ def out_of_order(topic: Sequence[Seen]) -> list[str]:
     return sorted(wrong)
 
 
+def first_occurrences(topic: Iterable[Seen]) -> list[Seen]:
+    """What a reader that drops repeats takes in, in the order of the topic."""
+    return list({event.event_id: event for event in reversed([*topic])}.values())[::-1]
+
+
 def check(table: Sequence[Seen], topic: Sequence[Seen], rolled_back: Iterable[str] = ()) -> Books:
     """All of them."""
     return Books(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import fastavro
 import psycopg
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from dovetail_local.endpoints import Endpoints
 from dovetail_local.stack import Stack
@@ -119,7 +119,17 @@ def number(payload: bytes) -> int:
 
 
 def read_topic(bootstrap_servers: str, topic: str, *, isolation: str = "read_committed") -> list[Seen]:
-    """A reader that shares no code with the relay."""
+    """What the records say, read without the relay's code."""
+    found = []
+    for record in read_records(bootstrap_servers, topic, isolation=isolation):
+        value = record.value()
+        assert value[0] == 0
+        found.append(Seen(dict(record.headers())["id"].decode(), record.key().decode(), number(value[5:])))
+    return found
+
+
+def read_records(bootstrap_servers: str, topic: str, *, isolation: str = "read_committed") -> list[Message]:
+    """The topic from beginning to end, partition by partition."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -134,7 +144,7 @@ def read_topic(bootstrap_servers: str, topic: str, *, isolation: str = "read_com
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
-        found: dict[int, list[Seen]] = {partition: [] for partition in partitions}
+        found: dict[int, list[Message]] = {partition: [] for partition in partitions}
         ended: set[int] = set()
         deadline = time.monotonic() + 60
         while len(ended) < len(partitions):
@@ -143,12 +153,7 @@ def read_topic(bootstrap_servers: str, topic: str, *, isolation: str = "read_com
                 if message.error() is not None:
                     ended.add(message.partition())
                     continue
-                headers = dict(message.headers())
-                value = message.value()
-                assert value[0] == 0
-                found[message.partition()].append(
-                    Seen(headers["id"].decode(), message.key().decode(), number(value[5:]))
-                )
+                found[message.partition()].append(message)
         return [event for partition in sorted(found) for event in found[partition]]
     finally:
         consumer.close()

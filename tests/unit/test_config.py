@@ -241,6 +241,17 @@ def test_the_users_own_parameters_win_over_ours(tmp_path: Path) -> None:
     assert int(str(parts["connect_timeout"])) == settings.postgres.connect_timeout_seconds
 
 
+@pytest.mark.parametrize(
+    ("hosts", "seconds"), [("host=a", "5"), ("host=a,b", "2"), ("hostaddr=10.0.0.1,10.0.0.2", "2")]
+)
+def test_of_several_hosts_the_primary_is_looked_for_and_all_together_get_the_timeout(
+    hosts: str, seconds: str, tmp_path: Path
+) -> None:
+    parts = conninfo_to_dict(conninfo(given("", tmp_path, DOVETAIL_POSTGRES__DSN=f"{hosts} dbname=shop")))
+    assert parts["connect_timeout"] == seconds
+    assert parts.get("target_session_attrs") == (None if "," not in hosts else "read-write")
+
+
 def test_a_role_without_a_dsn_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="DOVETAIL_POSTGRES__OWNER_DSN"):
         conninfo(given("", tmp_path), "owner")

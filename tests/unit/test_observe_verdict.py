@@ -47,6 +47,17 @@ def test_a_relay_that_is_well_has_no_findings() -> None:
     assert names(WELL) == []
 
 
+def test_a_server_on_another_timeline_than_the_checkpoint_is_a_finding_until_somebody_leads() -> None:
+    assert names(with_database(timeline=2)) == []
+    assert names(with_database(timeline=2, leader=None)) == ["NOBODY_LEADS", "TIMELINE_CHANGED"]
+    assert names(with_database(timeline=1, leader=None)) == ["NOBODY_LEADS"]
+
+
+def test_a_stream_that_waits_for_a_standby_nobody_runs_is_a_finding_on_the_primary_only() -> None:
+    assert names(with_database(awaited=("standby1",))) == ["STANDBY_AWAITED"]
+    assert names(with_database(awaited=("standby1",), in_recovery=True)) == ["MISCONFIGURED"]
+
+
 def test_rows_above_the_horizon_are_an_upper_bound() -> None:
     lag = verdict.lag_of(WELL)
     assert (lag.events, lag.seconds, lag.bytes, lag.source, lag.at_most) == (3, 12.0, 100, "outbox", True)

@@ -70,6 +70,7 @@ def look(connection: Session, settings: Settings, checkpoint: Checkpoint | None)
     server = one(connection, queries["observe_server"])
     assert server is not None  # noqa: S101 - the statement always answers with one row
     slot = one(connection, queries["observe_slot"], {"slot": settings.relay.slot})
+    awaited = rows(connection, queries["observe_awaited_standbys"], {"slot": settings.relay.slot})
     holder = one(connection, queries["relay_lead_holder"], {"key": lock_key("lead", settings.relay.slot)})
     try:
         relay = one(connection, queries["relay_row"], {"relay": settings.relay.name})
@@ -92,6 +93,8 @@ def look(connection: Session, settings: Settings, checkpoint: Checkpoint | None)
         epoch=None if relay is None else relay["epoch"],
         started=relay is not None and bool(relay["started"]),
         rows=counted,
+        timeline=server["timeline"],
+        awaited=tuple(row["name"] for row in awaited if not row["active"]),
         problems=tuple(problems),
     )
 

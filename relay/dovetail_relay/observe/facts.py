@@ -53,6 +53,10 @@ class DatabaseSide:
     # None: init has not made this relay here
     epoch: int | None
     started: bool = False
+    # None on a standby
+    timeline: int | None = None
+    # Slots of standbys that the stream waits for, and that nobody uses
+    awaited: tuple[str, ...] = ()
     # None where no checkpoint tells the horizon, or the table has another shape
     rows: Rows | None = None
     problems: tuple[str, ...] = ()

@@ -180,7 +180,8 @@ def _postgres(seen: Seen) -> str:
         return seen.errors.get("postgres", "not asked")
     what = "a standby, " if seen.database.in_recovery else ""
     more = "".join(f"; {problem}" for problem in seen.database.problems)
-    return f"{what}WAL at {lsn_text(seen.database.wal_lsn)}{more}"
+    timeline = "" if seen.database.timeline is None else f", timeline {seen.database.timeline}"
+    return f"{what}WAL at {lsn_text(seen.database.wal_lsn)}{timeline}{more}"
 
 
 def _process(seen: Seen) -> str:
@@ -203,6 +204,7 @@ def _database_json(side: DatabaseSide) -> dict[str, Any]:
     return {
         "database": side.database,
         "in_recovery": side.in_recovery,
+        "timeline": side.timeline,
         "wal_lsn": lsn_text(Lsn(side.wal_lsn)),
         "epoch": side.epoch,
         "started": side.started,
@@ -216,6 +218,7 @@ def _checkpoint_json(side: KafkaSide, found: Checkpoint) -> dict[str, Any]:
         "seq": found.seq,
         "epoch": found.epoch,
         "writer": found.writer,
+        "timeline": found.timeline,
         "end_lsn": lsn_text(found.end_lsn),
         "part": None if part is None else {"commit_lsn": lsn_text(part.commit_lsn), "next_index": part.next_index},
         "backfill": found.backfill,

@@ -79,6 +79,10 @@ def _database(database: DatabaseSide, seen: Seen) -> list[Finding]:
             Finding("MISCONFIGURED", "this PostgreSQL is a standby; the relay needs the primary", "dovetail doctor")
         )
     found += _slot(database.slot, seen.slot)
+    if database.awaited and not database.in_recovery:
+        names = ", ".join(database.awaited)
+        words = f"no event is sent before the standby of {names} has it (synchronized_standby_slots), and none is there"
+        found.append(Finding("STANDBY_AWAITED", words, "dovetail doctor"))
     halted = seen.process is not None and seen.process.halted
     if database.leader is None and not halted:
         # A halted relay lets go of the lead; its halt is the cause and was said.
@@ -125,6 +129,11 @@ def _checkpoint(seen: Seen) -> list[Finding]:
     if database.slot is not None and database.leader is None and database.slot.confirmed_flush > checkpoint.end_lsn:
         distance = f"{lsn_text(database.slot.confirmed_flush)}, the checkpoint is at {lsn_text(checkpoint.end_lsn)}"
         found.append(Finding(Gap.name, f"the slot is confirmed up to {distance}", Gap.default_remedy))
+    if database.leader is None and database.timeline not in {None, checkpoint.timeline}:
+        words = f"the checkpoint is of timeline {checkpoint.timeline}, the server is on {database.timeline}"
+        found.append(
+            Finding("TIMELINE_CHANGED", f"{words}; a relay that starts goes on or says why not", "dovetail doctor")
+        )
     if checkpoint.database != database.database:
         words = f"the checkpoint is of database {checkpoint.database!r}, this is {database.database!r}"
         found.append(Finding(Diverged.name, words, "dovetail config show"))

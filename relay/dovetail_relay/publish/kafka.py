@@ -176,7 +176,7 @@ class KafkaPublisher:
         self._topic = checkpoint_topic
         self._key = relay.encode()
         self._on_step = on_step
-        self._reader = CheckpointReader({"log_level": 0, **_client_only(config)}, checkpoint_topic, self._key)
+        self._reader = CheckpointReader({"log_level": 0, **client_only(config)}, checkpoint_topic, self._key)
         self._failures: list[Failure] = []
         self._alone = False
         self._producer: Producer | None = self._build()
@@ -353,7 +353,7 @@ def _destroy(grave: list[Producer]) -> None:
     grave.clear()
 
 
-def _client_only(config: dict[str, Any]) -> dict[str, Any]:
+def client_only(config: dict[str, Any]) -> dict[str, Any]:
     """The properties that a consumer understands too: connection and security."""
     prefixes = (
         "bootstrap.",

@@ -67,9 +67,11 @@ def complete(
     password: Secret | None,
 ) -> str:
     """The conninfo to connect with."""
+    hosts = (parts.get("hostaddr") or parts.get("host") or "").count(",") + 1
     final = {
         "application_name": application_name,
-        "connect_timeout": str(connect_timeout_seconds),
+        # libpq gives each host so long, and 2 s at least: all of them together must not cost the lead.
+        "connect_timeout": str(max(2, connect_timeout_seconds // hosts)),
         # Whatever PGCLIENTENCODING says: every text we read is UTF-8.
         "client_encoding": "utf8",
         "sslmode": "prefer" if insecure or is_local(parts, environ) else "verify-full",
@@ -77,7 +79,7 @@ def complete(
         **_KEEPALIVE,
         **parts,
     }
-    if "," in parts.get("host", ""):
+    if hosts > 1:
         # Of several hosts only the primary has the slot and takes the lock.
         final.setdefault("target_session_attrs", "read-write")
     if password is not None:

@@ -11,6 +11,7 @@ from functools import partial
 from dovetail_relay.config import Settings
 from dovetail_relay.setup import checks_roles, checks_server
 from dovetail_relay.setup.checks_kafka import kafka_checks
+from dovetail_relay.setup.checks_progress import progress
 from dovetail_relay.setup.connect import session
 from dovetail_relay.setup.findings import Finding, guarded, ok
 from dovetail_relay.setup.migrate import applied
@@ -31,6 +32,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if settings.postgres.operator_dsn:
         yield from guarded("postgres.operator_connection", partial(checks_roles.other_role, settings, "operator"))
     yield from guarded("kafka.connection", partial(kafka_checks, settings, recorded))
+    yield from guarded("dovetail.progress", partial(progress, settings))
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

@@ -23,7 +23,7 @@ _OLD_PREPARED_SECONDS = 300.0
 
 _SETTINGS = (
     "wal_level", "max_replication_slots", "max_wal_senders", "max_slot_wal_keep_size", "idle_replication_slot_timeout",
-    "wal_sender_timeout", "synchronized_standby_slots", "output_plugin_libraries", "fsync", "synchronous_commit",
+    "wal_sender_timeout", "output_plugin_libraries", "fsync", "synchronous_commit",
 )  # fmt: skip
 
 
@@ -168,18 +168,32 @@ def failover(server: Server) -> Iterator[Finding]:
         otherwise="warn",
     )
     standbys = rows(server.connection, queries["setup_physical_slots"])
-    if standbys and server.slot.get("failover"):
-        waits_for = {name.strip() for name in server.gucs.get("synchronized_standby_slots", "").split(",")} - {""}
+    awaited = rows(server.connection, queries["observe_awaited_standbys"], {"slot": server.settings.relay.slot})
+    missing = ", ".join(row["name"] for row in awaited if not row["exists"])
+    if missing:
+        yield Finding(
+            "postgres.synchronized_standby_slots",
+            "fail",
+            f"names {missing}, and this server has no such slot: no event is sent until it has",
+            "the slots of this server's standbys",
+            "ALTER SYSTEM SET synchronized_standby_slots = ''; SELECT pg_reload_conf()"
+            " (or make the slot and let a standby use it: SELECT pg_create_physical_replication_slot(…))",
+        )
+    elif standbys and server.slot.get("failover"):
+        waits_for = {row["name"] for row in awaited}
+        away = ", ".join(row["name"] for row in awaited if not row["active"])
         names = ", ".join(row["slot_name"] for row in standbys)
         yield judge(
             "postgres.synchronized_standby_slots",
-            good=bool(waits_for),
-            found=", ".join(sorted(waits_for)) or f"empty, although there are standbys: {names}",
+            good=bool(waits_for) and not away,
+            found=f"no standby uses {away}: events wait for it" if away
+            else ", ".join(sorted(waits_for)) or f"empty, although there are standbys: {names}",
             wanted="the slots of the standbys that may be promoted: else the relay can be ahead of the new primary",
-            remedy=f"ALTER SYSTEM SET synchronized_standby_slots = '{standbys[0]['slot_name']}';"
+            remedy="start that standby, or take it from synchronized_standby_slots" if away
+            else f"ALTER SYSTEM SET synchronized_standby_slots = '{standbys[0]['slot_name']}';"
             " SELECT pg_reload_conf() (events then wait while that standby is down)",
             otherwise="warn",
-        )
+        )  # fmt: skip
 
 
 def horizon(server: Server) -> Iterator[Finding]:

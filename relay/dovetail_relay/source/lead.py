@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from dovetail_relay.errors import LeadLost, Misconfigured
-from dovetail_relay.nouns import Lsn, RelayRow, ServerFacts, parse_lsn
+from dovetail_relay.errors import Gap, LeadLost, Misconfigured, StreamEnded
+from dovetail_relay.nouns import Lsn, RelayRow, ServerFacts, lsn_text, parse_lsn
 from dovetail_relay.source.publication import publication_fingerprint
 from dovetail_relay.source.replication import server_error
 from dovetail_schemas.sql import queries
@@ -109,6 +109,22 @@ class LockSession:
             retained_bytes=row["retained_bytes"],
             confirmed_flush=parse_lsn(row["confirmed_flush"]),
         )
+
+    def check_stream(self, start: Lsn) -> None:
+        """Whether the stream that was just opened at `start` is what it seems. Raises Gap and StreamEnded.
+
+        START_REPLICATION below what the slot has confirmed is forwarded silently. Now that the slot is ours nobody can
+        move it: whoever did while it was free, before the admission or in a Kafka outage, is seen here. And so is a
+        stream from another server than that of the lock, where a DSN of several hosts leads to two primaries.
+        """
+        pulse = self.pulse()
+        if not pulse.slot_active:
+            raise StreamEnded(f"slot {self._slot!r} does not stream on the server that gave the lock")
+        if pulse.confirmed_flush > start:
+            raise Gap(
+                f"slot {self._slot} is confirmed at {lsn_text(pulse.confirmed_flush)}, "
+                f"the checkpoint stands at {lsn_text(start)}"
+            )
 
     def relay_row(self) -> RelayRow:
         """What init wrote; raises Misconfigured where init has not run."""

@@ -107,6 +107,33 @@ def connect(conninfo: str) -> psycopg.Connection:
         raise server_error(error, "replication connection") from error
 
 
+class Connector:
+    """A replication connection that is opened before it is needed and used for one thing after the other.
+
+    A leader asks it who the server is, then streams over it. Not thread-safe: the relay's loop owns it.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._connection: psycopg.Connection | None = None
+
+    def open(self) -> psycopg.Connection:
+        """The connection, the same one again until it is taken. Raises a named error."""
+        self._connection = self._connection or connect(self._conninfo)
+        return self._connection
+
+    def take(self) -> psycopg.Connection:
+        """The connection is the caller's from here on; the next one will be new."""
+        connection, self._connection = self.open(), None
+        return connection
+
+    def close(self) -> None:
+        """Close what was opened and not taken."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 

@@ -9,7 +9,19 @@ SELECT set_config('default_transaction_read_only', 'on', false),
 SELECT current_database() AS database,
     (floor(date_part('epoch', now()))::bigint / 86400)::int AS today,
     pg_is_in_recovery() AS in_recovery,
+    -- A standby may not be asked for the name of its WAL file.
+    CASE WHEN NOT pg_is_in_recovery() THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
+    END AS timeline,
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text AS wal_lsn
+
+-- name: observe_awaited_standbys
+-- For which physical slots the walsender waits before it sends anything from ours, a failover slot (17 and newer).
+SELECT btrim(awaited.name, ' "') AS name, slot.slot_name IS NOT NULL AS exists, coalesce(slot.active, false) AS active
+FROM string_to_table(current_setting('synchronized_standby_slots', true), ',') AS awaited (name)
+LEFT JOIN pg_replication_slots AS slot ON slot.slot_name = btrim(awaited.name, ' "') AND slot.slot_type = 'physical'
+WHERE btrim(awaited.name) <> '' AND EXISTS (
+    SELECT FROM pg_replication_slots AS ours WHERE ours.slot_name = %(slot)s AND to_jsonb(ours) ->> 'failover' = 'true'
+)
 
 -- name: observe_slot
 -- The slot as a person asks about it: is it alive, how much WAL does it keep, how much may come before it is lost.
