@@ -10,7 +10,7 @@ import pytest
 
 from dovetail_local.stack import Stack
 from dovetail_relay.crash import STEPS
-from support.waiting import wait_until
+from support.waiting import after, wait_until
 from support.world import World, new_world
 
 
@@ -48,7 +48,7 @@ def test_random_kills_under_load_neither_lose_nor_double(stack: Stack, pytestcon
                 # From before it leads to well into its work.
                 if chance.random() < 0.8:
                     relay.wait_streaming()
-                wait_until(_after(chance.random() * 0.4), 5, "the moment of the kill has come")
+                wait_until(after(chance.random() * 0.4), 5, "the moment of the kill has come")
                 relay.signal(signal.SIGKILL)
                 assert relay.wait_ended() == -signal.SIGKILL
                 relay.kill()
@@ -58,13 +58,6 @@ def test_random_kills_under_load_neither_lose_nor_double(stack: Stack, pytestcon
         print(f"{kills} kills: {books}")
         assert books.ok, str(books)
         assert books.committed == books.published > kills
-
-
-def _after(seconds: float):
-    import time
-
-    moment = time.monotonic() + seconds
-    return lambda: time.monotonic() >= moment
 
 
 def test_a_relay_that_ignores_its_checkpoint_is_caught(stack: Stack) -> None:

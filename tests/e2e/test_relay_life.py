@@ -60,14 +60,6 @@ def transactions(writers: object, count: int) -> None:
     wait_until(lambda: tally.transactions >= wanted, 30, f"{count} more transactions are done")
 
 
-def slot_is_free(world: World) -> bool:
-    with psycopg.connect(world.endpoints.owner_dsn) as connection:
-        row = connection.execute(
-            "SELECT active FROM pg_replication_slots WHERE slot_name = %s", (world.settings().relay.slot,)
-        ).fetchone()
-    return row is not None and not row[0]
-
-
 def sql(world: World, statement: str, *values: object) -> list[tuple[object, ...]]:
     with psycopg.connect(world.endpoints.superuser_dsn, autocommit=True) as connection:
         cursor = connection.execute(statement, values or None)  # type: ignore[arg-type]
@@ -99,7 +91,7 @@ def test_sigterm_under_load_frees_the_slot_and_nothing_is_lost_or_doubled(world:
             relay = world.relay().wait_streaming()
             transactions(writers, 20)
             terminated_quickly(relay)
-            assert slot_is_free(world)
+            assert not world.slot_is_active()
             assert relay.has_logged("relay_stopped")
         world.relay().wait_streaming()
     balanced(world, writers.tally.rolled_back_ids, at_least=60)
@@ -117,20 +109,11 @@ def test_sigterm_while_a_batch_waits_for_kafka_ends_the_relay(world: World, own_
     world.wait_until_published()
     with paused_broker(own_stack):
         write(world, 2, 3)
-        wait_until(lambda: waiting_events(relay) > 0, 10, "the relay holds events")
+        wait_until(lambda: relay.metric("dovetail_relay_lag_events") > 0, 10, "the relay holds events")
         terminated_quickly(relay)
-        assert slot_is_free(world)
+        assert not world.slot_is_active()
     world.relay()
     balanced(world, [], at_least=3)
-
-
-def waiting_events(relay: RelayProcess) -> float:
-    return metric(relay, "dovetail_relay_lag_events")
-
-
-def metric(relay: RelayProcess, name: str) -> float:
-    lines = relay.get("/metrics")[1].splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith(name + " "))
 
 
 # -- the first start --------------------------------------------------------------------------------------------------
@@ -239,7 +222,7 @@ def test_a_fast_shutdown_of_postgresql_is_not_held_up_by_a_silent_kafka(world: W
             write(world, 2 + 2 * waits_for_kafka_lost, 3 + 2 * waits_for_kafka_lost)
             if waits_for_kafka_lost:
                 relay.wait_for_log("kafka_lost", 30)
-                wait_until(lambda: slot_is_free(world), 5, "the stream is closed")
+                wait_until(lambda: not world.slot_is_active(), 5, "the stream is closed")
                 assert relay.get("/livez")[0] == 200
                 assert relay.get("/readyz")[0] == 503
             started = time.monotonic()
@@ -258,7 +241,7 @@ def test_a_slot_advanced_while_the_relay_waits_for_kafka_is_a_gap(world: World, 
     with paused_broker(own_stack):
         write(world, 2)
         relay.wait_for_log("kafka_lost", 30)
-        wait_until(lambda: slot_is_free(world), 5, "the stream is closed")
+        wait_until(lambda: not world.slot_is_active(), 5, "the stream is closed")
         write(world, 3)
         sql(world, "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", world.settings().relay.slot)
     write(world, 4)
@@ -289,7 +272,7 @@ def test_a_walsender_that_is_terminated_costs_nothing(world: World) -> None:
     with world.writers(count=2) as writers:
         for _ in range(3):
             transactions(writers, 15)
-            wait_until(lambda: not slot_is_free(world), 10, "the relay streams")
+            wait_until(world.slot_is_active, 10, "the relay streams")
             sql(
                 world,
                 "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -13,20 +12,12 @@ from dovetail_local.stack import Stack
 from support.durable import DurableCheckpoint
 from support.waiting import wait_until
 from support.wire import FeedbackProxy
-from support.world import World, new_world
-
-
-def through(proxy: FeedbackProxy, world: World) -> dict[str, str]:
-    """The relay's DSN, by way of the proxy."""
-    parts = urlsplit(world.endpoints.relay_dsn)
-    netloc = f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}"
-    return {"DOVETAIL_POSTGRES__DSN": urlunsplit(parts._replace(netloc=netloc))}
+from support.world import new_world
 
 
 @pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
 def test_no_feedback_is_ahead_of_the_durable_checkpoint(stack: Stack, mode: str) -> None:
     with new_world(stack) as world:
-        parts = urlsplit(world.endpoints.relay_dsn)
         durable = DurableCheckpoint(world.endpoints.bootstrap_servers, f"dovetail.checkpoint.{world.name}")
         first = world.confirmed_flush()
         flushes: list[int] = []
@@ -38,8 +29,8 @@ def test_no_feedback_is_ahead_of_the_durable_checkpoint(stack: Stack, mode: str)
             if flush > first and not durable.covers(flush):
                 ahead.append(flush)
 
-        with FeedbackProxy((str(parts.hostname), int(parts.port or 0)), judge) as proxy:
-            environ = {**through(proxy, world), "DOVETAIL_DELIVERY__MODE": mode}
+        with FeedbackProxy(world.postgres, judge) as proxy:
+            environ = {**world.postgres_through(proxy), "DOVETAIL_DELIVERY__MODE": mode}
             with world.writers() as writers:
                 for _ in range(3):
                     relay = world.relay(**environ).wait_streaming()
@@ -68,7 +59,6 @@ def test_no_feedback_is_ahead_of_the_durable_checkpoint(stack: Stack, mode: str)
 
 def test_a_relay_that_confirms_what_it_received_is_caught(stack: Stack) -> None:
     with new_world(stack) as world:
-        parts = urlsplit(world.endpoints.relay_dsn)
         durable = DurableCheckpoint(world.endpoints.bootstrap_servers, f"dovetail.checkpoint.{world.name}")
         caught = threading.Event()
 
@@ -76,8 +66,10 @@ def test_a_relay_that_confirms_what_it_received_is_caught(stack: Stack) -> None:
             if flush and not durable.covers(flush, patience_seconds=0.5):
                 caught.set()
 
-        with FeedbackProxy((str(parts.hostname), int(parts.port or 0)), judge) as proxy, world.writers():
-            world.relay("-m", "support.planted", "confirms_what_it_received", **through(proxy, world)).wait_streaming()
+        with FeedbackProxy(world.postgres, judge) as proxy, world.writers():
+            world.relay(
+                "-m", "support.planted", "confirms_what_it_received", **world.postgres_through(proxy)
+            ).wait_streaming()
             # While Kafka stands still nothing becomes durable, and the broken relay goes on confirming.
             stack.pause_broker(1)
             try:

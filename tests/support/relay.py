@@ -74,6 +74,20 @@ class RelayProcess:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
+    def metrics(self, name: str) -> dict[str, float]:
+        """The metric by its labels, as they are printed; one without labels under ""."""
+        found = {}
+        for line in self.get("/metrics")[1].splitlines():
+            labelled, _, value = line.rpartition(" ")
+            bare, brace, labels = labelled.partition("{")
+            if bare == name:
+                found[brace + labels] = float(value)
+        return found
+
+    def metric(self, name: str) -> float:
+        """Of all labels together."""
+        return sum(self.metrics(name).values())
+
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 

@@ -6,6 +6,12 @@ from collections.abc import Callable
 _PAUSE_SECONDS = 0.02
 
 
+def after(seconds: float) -> Callable[[], bool]:
+    """A condition that turns true so many seconds from now: for a fault that must last, or a moment drawn by lot."""
+    moment = time.monotonic() + seconds
+    return lambda: time.monotonic() >= moment
+
+
 def wait_until(condition: Callable[[], object], timeout: float, what: str) -> None:
     """Return once `condition()` is true; fail with `what` where it does not become so in `timeout` seconds."""
     deadline = time.monotonic() + timeout

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
 
 import fastavro
 import psycopg
@@ -16,6 +17,7 @@ from dovetail_local.stack import Stack
 from dovetail_relay.config import Settings, load
 from dovetail_relay.setup.install import Plan, install
 from support.checker import Books, Seen, check
+from support.link import Address, Link
 from support.relay import RelayProcess
 from support.servers import fresh_database
 from support.waiting import wait_until
@@ -42,6 +44,18 @@ class World:
             **environ,
         }
         self.relays: list[RelayProcess] = []
+
+    @property
+    def postgres(self) -> Address:
+        """Where the server listens."""
+        parts = urlsplit(self.endpoints.relay_dsn)
+        return str(parts.hostname), int(parts.port or 0)
+
+    def postgres_through(self, link: Link) -> dict[str, str]:
+        """For a relay that reaches the server by way of a link only."""
+        parts = urlsplit(self.endpoints.relay_dsn)
+        netloc = f"{parts.username}:{parts.password}@127.0.0.1:{link.ports[self.postgres]}"
+        return {"DOVETAIL_POSTGRES__DSN": urlunsplit(parts._replace(netloc=netloc))}
 
     def settings(self, **overrides: str) -> Settings:
         return load(None, self.environ, overrides)
@@ -88,6 +102,14 @@ class World:
                 " WHERE database = current_database()"
             ).fetchone()
         return int(row[0]) if row else 0
+
+    def slot_is_active(self) -> bool:
+        """Whether somebody streams from the slot."""
+        with psycopg.connect(self.endpoints.owner_dsn) as connection:
+            row = connection.execute(
+                "SELECT active FROM pg_replication_slots WHERE slot_name = %s", (self.settings().relay.slot,)
+            ).fetchone()
+        return row is not None and bool(row[0])
 
     def wait_until_published(self, timeout: float = 60.0) -> None:
         """Until the slot was confirmed past everything that is committed now."""

@@ -169,7 +169,8 @@ def test_a_librdkafka_property_passes_under_its_own_name_from_file_and_environme
         ("message.timeout.ms", "15001"),
         ("socket.timeout.ms", "15001"),
         ("socket.timeout.ms", "8000"),
-        ("reconnect.backoff.ms", "100"),
+        ("retry.backoff.ms", "100"),
+        ("retry.backoff.max.ms", "999"),
         ("queuing.strategy", "lifo"),
         ("max.in.flight", "6"),
         ("enable.ssl.certificate.verification", "false"),
@@ -183,6 +184,13 @@ def test_a_property_that_would_break_a_promise_is_refused(name: str, value: str,
 def test_a_longer_transaction_makes_room_for_longer_timeouts(tmp_path: Path) -> None:
     toml = '[kafka]\n"transaction.timeout.ms" = 60000\n"message.timeout.ms" = 50000\n"socket.timeout.ms" = 20000\n'
     assert given(toml, tmp_path).kafka.properties["message.timeout.ms"] == "50000"
+
+
+@pytest.mark.parametrize("name", ["message.timeout.ms", "delivery.timeout.ms"])
+def test_a_shorter_transaction_wants_shorter_timeouts_under_one_of_two_names(name: str, tmp_path: Path) -> None:
+    toml = f'[kafka]\n"transaction.timeout.ms" = 9000\n"{name}" = 8500\n"socket.timeout.ms" = 9000\n'
+    assert given(toml, tmp_path).kafka.properties[name] == "8500"
+    assert len(problems('[kafka]\n"transaction.timeout.ms" = 9000\n', tmp_path)) == 3
 
 
 def test_a_misspelt_property_gets_the_nearest_name_and_a_rare_one_is_left_to_librdkafka(tmp_path: Path) -> None:

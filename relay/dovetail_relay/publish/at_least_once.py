@@ -51,6 +51,8 @@ class AtLeastOncePublisher:
         )
         self._config = {
             **PRODUCER_DEFAULTS,
+            # No commit here that a retry could hide in.
+            "retry.backoff.ms": 100,
             **{name: value for name, value in config.items() if name != "transaction.timeout.ms"},
             "error_cb": lambda error: on_client_error(error.name()),
             "on_delivery": self._delivered,

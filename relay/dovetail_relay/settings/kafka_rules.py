@@ -17,7 +17,8 @@ from dovetail_relay.settings.values import did_you_mean, is_loopback, shown, spl
 SOCKET_TIMEOUT_MS = 10_000
 MESSAGE_TIMEOUT_MS = 14_000
 TRANSACTION_TIMEOUT_MS = 15_000
-RECONNECT_BACKOFF_MS = 1_000
+# Less, and a commit that was asked for twice could not be told by its time.
+RETRY_BACKOFF_MS = 1_000
 
 # A commit waits at most this long; a request timeout inside it would hide a second EndTxn.
 COMMIT_TIMEOUT_MS = 8_000
@@ -88,8 +89,12 @@ _TIMEOUT_LIMITS = {
     "message.timeout.ms": (MESSAGE_TIMEOUT_MS, 1000, None),
     "delivery.timeout.ms": (MESSAGE_TIMEOUT_MS, 1000, None),
     "socket.timeout.ms": (SOCKET_TIMEOUT_MS, COMMIT_TIMEOUT_MS + 1, None),
-    "reconnect.backoff.ms": (RECONNECT_BACKOFF_MS, RECONNECT_BACKOFF_MS, 60_000),
+    "retry.backoff.ms": (RETRY_BACKOFF_MS, RETRY_BACKOFF_MS, 60_000),
+    "retry.backoff.max.ms": (RETRY_BACKOFF_MS, RETRY_BACKOFF_MS, 60_000),
 }
+
+# Two names of one property: where one is given, the other has no default.
+_ALIASES = {"message.timeout.ms": "delivery.timeout.ms", "delivery.timeout.ms": "message.timeout.ms"}
 
 
 def is_secret(name: str) -> bool:
@@ -151,6 +156,8 @@ def _timeout_problems(properties: Mapping[str, str | Secret]) -> list[tuple[str,
     found: list[tuple[str, str]] = []
     transaction = TRANSACTION_TIMEOUT_MS
     for name, (default, low, high) in _TIMEOUT_LIMITS.items():
+        if name not in properties and _ALIASES.get(name) in properties:
+            continue
         given = str(properties.get(name, default)).strip()
         if not re.fullmatch(r"\d{1,9}", given):
             found.append((name, f"{shown(given)} is not a number of milliseconds"))
@@ -161,7 +168,7 @@ def _timeout_problems(properties: Mapping[str, str | Secret]) -> list[tuple[str,
         if number < low:
             found.append((name, f"{number} is below {low}"))
         elif high is not None and number > high:
-            found.append((name, f"{number} is above {high}, the most that brokers accept"))
+            found.append((name, f"{number} is above {high}, the most that is accepted"))
         elif high is None and number > transaction:
             said = "" if name in properties else " (the default)"
             found.append((name, f"{number}{said} is above transaction.timeout.ms, which is {transaction}"))
