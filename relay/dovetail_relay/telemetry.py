@@ -94,6 +94,16 @@ METRICS: Final = (
     Metric("dovetail_parked_messages", "gauge", "Messages that are parked now, held ones included."),
     Metric("dovetail_held_keys", "gauge", "Keys that are held now behind a stuck message."),
     Metric("dovetail_books_balanced", "gauge", "1 when outbox and topics agree, 0 when not, NaN while unknown."),
+    Metric(
+        "dovetail_outbox_oldest_day_timestamp_seconds",
+        "gauge",
+        "Start of the oldest day, UTC, of which the outbox holds events; NaN while unknown, or when it holds none.",
+    ),
+    Metric(
+        "dovetail_outbox_leaf_overdue_seconds",
+        "gauge",
+        "How long the leaf that takes tomorrow's events could have been emptied and was not; NaN while unknown.",
+    ),
 )
 
 
@@ -148,6 +158,8 @@ class LogEvent(StrEnum):
     RECOVERY_STARTED = "recovery_started"
     RECOVERY_FINISHED = "recovery_finished"
     LEAF_EMPTIED = "leaf_emptied"
+    LEAF_WAITS = "leaf_waits"
+    HOUSEKEEPING_FAILED = "housekeeping_failed"
     BOOKS_UNBALANCED = "books_unbalanced"
     BOOKS_BALANCED = "books_balanced"
 
@@ -157,6 +169,9 @@ class LogEvent(StrEnum):
 
 # PostgreSQL counts microseconds from 2000-01-01, the wall clock seconds from 1970.
 _PG_EPOCH_SECONDS: Final = 946_684_800
+
+_DAY_SECONDS: Final = 86_400
+_RING: Final = ("dovetail_outbox_oldest_day_timestamp_seconds", "dovetail_outbox_leaf_overdue_seconds")
 
 _topic_of: Final = itemgetter(Record._fields.index("topic"))
 
@@ -188,7 +203,7 @@ class Telemetry:
         # Computed when somebody looks: a relay that hangs must not show the lag of its last good moment.
         self._gauge("dovetail_relay_lag_seconds").set_function(self._lag_seconds)
         self._gauge("dovetail_build_info", version, platform.python_version()).set(1)
-        for unknown in ("dovetail_slot_safe_wal_bytes", "dovetail_books_balanced"):
+        for unknown in ("dovetail_slot_safe_wal_bytes", "dovetail_books_balanced", *_RING):
             self._gauge(unknown).set(math.nan)
 
     def describe(self, *, relay: str, slot: str, delivery: str) -> None:
@@ -274,6 +289,12 @@ class Telemetry:
 
     def books(self, *, balanced: bool) -> None:
         self._gauge("dovetail_books_balanced").set(balanced)
+
+    def ring(self, *, oldest_day: int | None, overdue_seconds: float | None) -> None:
+        """The outbox's oldest day with events, since 1970, and how long tomorrow's leaf is overdue; None is unknown."""
+        oldest = math.nan if oldest_day is None else oldest_day * _DAY_SECONDS
+        for name, value in zip(_RING, (oldest, overdue_seconds), strict=True):
+            self._gauge(name).set(math.nan if value is None else value)
 
     def _lag_seconds(self) -> float:
         oldest = self._oldest_commit_us

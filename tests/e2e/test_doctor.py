@@ -15,8 +15,10 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from dovetail_local.endpoints import Endpoints
 from support.installation import environment
+from support.waiting import wait_until
 
 SECONDS = 60
+UNBOUNDED = "SELECT setting = '-1' FROM pg_settings WHERE name = 'max_slot_wal_keep_size'"
 
 
 def dovetail(environ: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
@@ -163,6 +165,24 @@ def test_a_checkpoint_topic_that_is_not_compacted_fails_and_a_missing_topic_too(
     assert code == 4
     assert found[f"kafka.topic.{checkpoint}.cleanup"]["status"] == "fail"
     assert found[f"kafka.topic.{gone}"]["next"] == "dovetail init"
+
+
+def test_a_server_that_keeps_wal_without_bound_fails_unless_it_is_accepted(
+    installed: dict[str, str], superuser: psycopg.Connection[Any]
+) -> None:
+    superuser.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '-1'")
+    try:
+        superuser.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: superuser.execute(UNBOUNDED).fetchone() == (True,), 5, "the server has read its settings")
+        code, found = findings(installed)
+        assert (code, found["postgres.max_slot_wal_keep_size"]["status"]) == (4, "fail")
+        assert "ALTER SYSTEM SET max_slot_wal_keep_size" in found["postgres.max_slot_wal_keep_size"]["next"]
+        code, found = findings(installed | {"DOVETAIL_POSTGRES__ACCEPT_UNBOUNDED_WAL": "true"})
+        assert (code, found["postgres.max_slot_wal_keep_size"]["status"]) == (0, "ok")
+        assert "unbounded" in found["postgres.max_slot_wal_keep_size"]["is"]
+    finally:
+        superuser.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+        superuser.execute("SELECT pg_reload_conf()")
 
 
 def test_doctor_disturbs_nothing(installed: dict[str, str], superuser: psycopg.Connection[Any]) -> None:

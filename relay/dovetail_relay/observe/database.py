@@ -14,6 +14,7 @@ from psycopg import sql
 from dovetail_relay.config import Role, Settings
 from dovetail_relay.nouns import Checkpoint, Lsn, parse_lsn
 from dovetail_relay.observe.facts import DatabaseSide, Leader, Rows, Slot
+from dovetail_relay.retention import LEAVES
 from dovetail_relay.setup.connect import Session, one, rows, session
 from dovetail_relay.source.lead import lock_key
 from dovetail_schemas.sql import queries
@@ -23,8 +24,6 @@ STATEMENT_MS: Final = 5000
 COUNTED_MOST: Final = 100_000
 
 _OURS: Final = "dovetail.outbox"
-# The ring of the outbox: nine leaves of a day each.
-_LEAVES: Final = 9
 
 # No such schema or table: init has not run here.
 _NOT_THERE: Final = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
@@ -144,8 +143,8 @@ def count_above(leaf: Callable[[int], tuple[Rows, bool]], today: int) -> Rows:
     """
     total = Rows(0, 0.0)
     last = False
-    for day in range(today, today - _LEAVES, -1):
-        rows, used = leaf(day % _LEAVES)
+    for day in range(today, today - LEAVES, -1):
+        rows, used = leaf(day % LEAVES)
         total = Rows(
             total.events + rows.events, max(total.oldest_seconds, rows.oldest_seconds), total.capped or rows.capped
         )

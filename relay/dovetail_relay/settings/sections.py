@@ -67,6 +67,8 @@ class Postgres:
     insecure: bool = field(default=False, metadata=by(values.flag))
     # Shorter than the lease, so that one dead address does not cost the lead; libpq's default is to wait for ever.
     connect_timeout_seconds: int = field(default=5, metadata=by(values.whole(2, 600)))
+    # Off: without max_slot_wal_keep_size a relay that is down for long fills the database's disk.
+    accept_unbounded_wal: bool = field(default=False, metadata=by(values.flag))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class Outbox:
     source: str = field(default="/dovetail/dovetail", metadata=by(values.text))
     # Off: anybody who may connect may emit a logical message.
     messages: bool = field(default=False, metadata=by(values.flag))
+    # As long as the ring is: nine leaves are today, tomorrow and seven days before. Consumers' inboxes know as many.
+    retention_days: int = field(default=7, metadata=by(values.whole(1, 7)))
 
     @property
     def schema_and_table(self) -> tuple[str, str]:

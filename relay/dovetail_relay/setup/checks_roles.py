@@ -8,6 +8,7 @@ from typing import Any, Literal
 from psycopg import sql
 
 from dovetail_relay.config import Role, Settings
+from dovetail_relay.retention import LEAVES
 from dovetail_relay.setup.checks_server import Server
 from dovetail_relay.setup.connect import Session, one, replication_session, rows, session
 from dovetail_relay.setup.findings import Finding, Status, judge, ok
@@ -25,6 +26,10 @@ _NEEDS: dict[Role, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("dovetail.event_schema", ("SELECT",)),
         ("dovetail.relay", ("SELECT", "INSERT", "UPDATE")),
         ("dovetail.migration", ("SELECT",)),
+        ("dovetail.parked", ("SELECT", "INSERT", "UPDATE", "DELETE")),
+        ("dovetail.command", ("SELECT", "DELETE")),
+        ("dovetail.command_event", ("SELECT", "DELETE")),
+        *((f"dovetail.outbox_{leaf}", ("TRUNCATE",)) for leaf in range(LEAVES)),
     ),
     "app": (
         ("{outbox}", ("INSERT",)),

@@ -123,15 +123,15 @@ def room(server: Server) -> Iterator[Finding]:
 def retention(server: Server) -> Iterator[Finding]:
     """How much WAL a stopped relay may hold back, and when the server gives up on it."""
     keep = int(server.gucs["max_slot_wal_keep_size"])
+    accepted = keep < 0 and server.settings.postgres.accept_unbounded_wal
     yield judge(
         "postgres.max_slot_wal_keep_size",
-        good=keep > 0,
-        found="unbounded" if keep < 0 else f"{keep} MB",
+        good=keep > 0 or accepted,
+        found=("unbounded" if keep < 0 else f"{keep} MB") + (", which is accepted" if accepted else ""),
         wanted="bounded: a relay that is down for long would fill the database's disk"
         if keep < 0 else "room for the longest outage",
         remedy="ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'; SELECT pg_reload_conf()"
-        " (about half of the free disk; beyond it: dovetail recover)",
-        otherwise="warn",
+        " (about half of the free disk; beyond it: dovetail recover), or set postgres.accept_unbounded_wal = true",
     )  # fmt: skip
     idle = server.gucs.get("idle_replication_slot_timeout")
     if idle is not None:

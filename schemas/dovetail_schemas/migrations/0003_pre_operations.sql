@@ -186,6 +186,9 @@ GRANT SELECT ON dovetail.parked, dovetail.command, dovetail.command_event TO dov
 GRANT INSERT (relay, kind, arguments, reason), UPDATE (wanted) ON dovetail.command TO dovetail_operator;
 GRANT INSERT ON dovetail.command_event TO dovetail_operator;
 
+-- What was settled longer ago than the outbox is kept goes too; the audit log stays.
+GRANT DELETE ON dovetail.command, dovetail.command_event TO dovetail_relay;
+
 -- The relay empties leaves of the ring, and can do nothing else to their rows.
 DO $$
 BEGIN
