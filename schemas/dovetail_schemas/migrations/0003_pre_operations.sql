@@ -56,8 +56,10 @@ CREATE TABLE dovetail.command (
     outcome    text,
     settled_at timestamptz
 );
--- One operator at a time; a relay that is halted must still be told to recover.
-CREATE UNIQUE INDEX command_one_at_a_time ON dovetail.command (relay, (kind IN ('recover', 'accept')))
+-- One operator at a time; a relay that is halted must still be told to recover, and one that recovers may halt once
+-- more, for what only `accept` cures.
+CREATE UNIQUE INDEX command_one_at_a_time
+    ON dovetail.command (relay, (CASE WHEN kind IN ('recover', 'accept') THEN kind ELSE 'desk' END))
     WHERE state IN ('pending', 'running', 'paused');
 
 -- The events that a command names, in its order; their content is never the operator's to give.
@@ -83,6 +85,11 @@ BEGIN
         NEW.progress := '{}';
         NEW.outcome := NULL;
         NEW.settled_at := NULL;
+    ELSIF NEW.wanted = 'withdraw' AND OLD.state = 'pending' THEN
+        -- Here and now: there may be no relay that could.
+        NEW.state := 'withdrawn';
+        NEW.outcome := 'withdrawn by ' || session_user;
+        NEW.settled_at := clock_timestamp();
     END IF;
     PERFORM pg_notify('dovetail_command', '');
     RETURN NEW;
@@ -106,12 +113,15 @@ CREATE TABLE dovetail.audit_log (
     hash      bytea NOT NULL CHECK (octet_length(hash) = 32)
 );
 
--- The bytes that are hashed: each field with its length before it, so that none can pass for a part of its neighbour.
+-- The bytes that are hashed: each field with its length in UTF-8 before it, so that none can pass for a part of its
+-- neighbour.
 CREATE FUNCTION dovetail.audit_bytes(entry dovetail.audit_log) RETURNS bytea
 LANGUAGE sql IMMUTABLE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT convert_to(string_agg(coalesce(octet_length(field)::text || ':' || field, '-'), ',' ORDER BY n), 'UTF8')
+    SELECT convert_to(
+        string_agg(coalesce(octet_length(convert_to(field, 'UTF8'))::text || ':' || field, '-'), ',' ORDER BY n), 'UTF8'
+    )
     FROM unnest(ARRAY[
         entry.seq::text, (extract(epoch FROM entry.at) * 1000000)::bigint::text, entry.actor, entry.action,
         entry.target, entry.reason, entry.before::text, entry.after::text, encode(entry.prev_hash, 'hex')
