@@ -90,9 +90,13 @@ class Intake:
         self._prefix = position_prefix(self._epoch, LSN_ZERO)
         return self._taken(lambda _frame: pgoutput.standard_row(list(raw)), b"", Place(LSN_ZERO, seq))
 
-    def record_of(self, row: OutboxRow, place: Place) -> Record:
-        """The record of a row that was parked. Raises StuckMessage where it still cannot go out."""
-        return self._record(cast("Row", row), position_prefix(self._epoch, place.commit_lsn), place.nth)
+    def record_of(self, row: OutboxRow, place: Place, epoch: int | None) -> Record:
+        """The record of a row that comes from the database. Raises StuckMessage where it cannot go out.
+
+        `epoch` is that of its position, None for the one that is now.
+        """
+        prefix = position_prefix(self._epoch if epoch is None else epoch, place.commit_lsn)
+        return self._record(cast("Row", row), prefix, place.nth)
 
     def let_go(self, hold: tuple[str, bytes]) -> None:
         """The queue of `hold` in the database is empty: what waits here goes out behind it."""
@@ -101,7 +105,7 @@ class Intake:
 
     def _record_or_none(self, parked: Parked) -> Record | None:
         try:
-            return self.record_of(parked.row, parked.place) if parked.state is ParkedState.PARKED else None
+            return self.record_of(parked.row, parked.place, None) if parked.state is ParkedState.PARKED else None
         except StuckMessage:
             return None
 

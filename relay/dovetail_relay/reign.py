@@ -12,6 +12,7 @@ from typing import cast
 
 from dovetail_relay.assembly import intake_for
 from dovetail_relay.config import Settings, conninfo
+from dovetail_relay.desk.desk import OperatorDesk
 from dovetail_relay.errors import (
     KafkaUnavailable,
     LeadLost,
@@ -76,6 +77,7 @@ class Reign:
         self._pulse_due = 0.0
         self._horizon: tuple[int, Lsn] | None = None
         self._pipeline: Pipeline | None = None
+        self._desk: OperatorDesk | None = None
         self._watch_due = 0.0
         self._recorded: str | None = None
         self._backfilled = 0
@@ -184,7 +186,7 @@ class Reign:
         rows = ParkedRows(self._session, settings.relay.name)
         if machine.written:
             rows.drop_beyond(machine.durable)
-        return Pipeline(
+        pipeline = Pipeline(
             intake=self._intake,
             machine=machine,
             publisher=given.publisher,
@@ -198,6 +200,17 @@ class Reign:
             leftovers=Leftovers(self._intake.parking, rows, given.publisher, given.telemetry),
             lazy_checkpoint=settings.delivery.mode is Delivery.AT_LEAST_ONCE,
         )
+        self._desk = pipeline.desk = OperatorDesk(
+            self._session,
+            settings.relay.name,
+            self._intake,
+            most=settings.delivery.batch_rows,
+            topic_allowed=settings.topic_allowed,
+            on_settled=machine.command_settled,
+        )
+        self._session.listen("dovetail_command")
+        self._desk.begin(machine.durable)
+        return pipeline
 
     def _lock_held(self) -> bool:
         try:
@@ -368,6 +381,8 @@ class Reign:
             return
         pipeline.observe(pulse.insert_lsn)
         self._watch_publication(now)
+        if self._desk is not None:
+            self._desk.look()
         if self._horizon is not None and self._horizon[1] <= pipeline.machine.durable.end_lsn:
             pipeline.horizon = self._horizon[0]
             self._horizon = None

@@ -12,14 +12,13 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
-from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack
 from support.relay import RelayProcess
+from support.stuck import UNKNOWN, out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world
 from support.writers import numbered
 
-UNKNOWN = bytes.fromhex("00112233445566778899aabbccddeeff")
 BOTH_MODES = pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
 
 
@@ -27,40 +26,6 @@ BOTH_MODES = pytest.mark.parametrize("mode", ["exactly_once", "at_least_once"])
 def world(stack: Stack) -> Iterator[World]:
     with new_world(stack) as made:
         yield made
-
-
-def write(world: World, *events: tuple[str, int], headers: dict[str, str] | None = None) -> list[str]:
-    """One transaction for all of them; their ids."""
-    event, outbox = numbered(world.aggregate), Outbox()
-    with psycopg.connect(world.endpoints.app_dsn) as connection:
-        return [
-            str(outbox.publish(connection, event({"key": key, "number": number}), headers=headers))
-            for key, number in events
-        ]
-
-
-def write_unencodable(world: World, key: str) -> str:
-    """As from a service that never registered its schema; the id."""
-    with psycopg.connect(world.endpoints.owner_dsn) as connection:
-        row = connection.execute(
-            "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
-            " VALUES (gen_random_uuid(), %s, %s, 'Numbered', '\\x00', %s) RETURNING id",
-            (world.aggregate, key, UNKNOWN),
-        ).fetchone()
-    assert row is not None
-    return str(row[0])
-
-
-def parked(world: World) -> list[tuple[str, str]]:
-    """(key, reason) of what waits, in the order of its queue."""
-    with psycopg.connect(world.endpoints.owner_dsn) as connection:
-        return connection.execute(
-            "SELECT aggregateid, reason FROM dovetail.parked WHERE state = 'parked' ORDER BY seq"
-        ).fetchall()
-
-
-def out(world: World) -> list[tuple[str, int]]:
-    return sorted((seen.key, seen.number) for seen in world.read_topic())
 
 
 def metric(relay: RelayProcess, name: str) -> float:

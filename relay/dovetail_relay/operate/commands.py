@@ -81,7 +81,7 @@ def find(connection: Session, command_id: int) -> Command:
 
 
 def want(settings: Settings, command: Command, wanted: str) -> str | None:
-    """Tell the relay `pause`, `run` or `withdraw`, with an audit entry. The command's state, None where it is settled."""
+    """Tell the relay `pause`, `run` or `withdraw`, with an audit entry. The state then, None where it is settled."""
     with session(settings, "operator") as connection, connection.transaction():
         row = one(connection, queries["command_want"], {"id": command.id, "wanted": wanted})
         if row is not None:
@@ -131,7 +131,8 @@ class _Watch:
             if command.state == "pending":
                 self._waiting(connection)
             else:
-                facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in command.progress.items())
+                counts = {name: value for name, value in command.progress.items() if isinstance(value, int)}
+                facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in counts.items())
                 self.once(facts, f"command {self._id} {command.state}" + (f": {facts}" if facts else ""))
             time.sleep(_LOOK_SECONDS)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
@@ -189,6 +189,11 @@ class LockSession:
     def mark_started(self) -> None:
         """From now on an empty checkpoint topic is CHECKPOINT_LOST."""
         self.rows(queries["relay_mark_started"], {"relay": self._relay})
+
+    def listen(self, channel: LiteralString) -> None:
+        """Have the server speak up on this session when somebody notifies `channel`; the next pulse takes it in."""
+        self._connection.add_notify_handler(lambda _notify: None)
+        self.rows(f"LISTEN {channel}", {})
 
     def close(self) -> None:
         """Give up both locks with the session."""

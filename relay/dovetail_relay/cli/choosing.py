@@ -1,0 +1,75 @@
+"""The options by which operators' commands choose events, and what they mean."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+EventId = Annotated[str | None, typer.Option("--id", help="This event.", envvar="DOVETAIL_ID")]
+Key = Annotated[str | None, typer.Option("--key", help="Events of this key (aggregateid).", envvar="DOVETAIL_KEY")]
+Type = Annotated[str | None, typer.Option("--type", help="Events of this type.", envvar="DOVETAIL_TYPE")]
+Class = Annotated[
+    str | None,
+    typer.Option("--class", help="Messages stuck for this reason: schema, refused, topic …", envvar="DOVETAIL_CLASS"),
+]
+Since = Annotated[
+    str | None, typer.Option("--since", help="From this time on: 2026-01-31T12:00Z, or 15m, 2h, 3d ago.",
+                             envvar="DOVETAIL_SINCE")
+]  # fmt: skip
+Until = Annotated[
+    str | None, typer.Option("--until", help="Before this time, written like --since.", envvar="DOVETAIL_UNTIL")
+]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def uuid_of(text: str, hint: str = "--id") -> UUID:
+    """An event's id. Raises a usage error that shows what was given, shortened."""
+    try:
+        return UUID(text)
+    except ValueError:
+        from dovetail_relay.observe.printable import printable, shortened
+
+        raise typer.BadParameter(f"{shortened(printable(text), 80)!r} is not a UUID", param_hint=hint) from None
+
+
+def moment_of(text: str | None, hint: str) -> datetime | None:
+    """A moment: RFC 3339 with its offset, or an age such as 15m."""
+    if text is None:
+        return None
+    unit = _UNITS.get(text[-1:])
+    if unit is not None and text[:-1].isdecimal() and len(text) <= 8:
+        return datetime.now(UTC) - timedelta(**{unit: int(text[:-1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise typer.BadParameter(
+            f"{text[:80]!r} is no moment; write 2026-01-31T12:00:00Z, with its offset, or an age such as 15m",
+            param_hint=hint,
+        )
+    return moment
+
+
+def chosen_by(
+    *,
+    event_id: str | None = None,
+    key: str | None = None,
+    event_type: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    reason: str | None = None,
+) -> dict[str, Any]:
+    """The filter as the queries take it; None chooses everything."""
+    return {
+        "id": None if event_id is None else uuid_of(event_id),
+        "key": key,
+        "type": event_type,
+        "class": reason,
+        "since": moment_of(since, "--since"),
+        "until": moment_of(until, "--until"),
+    }

@@ -1,0 +1,104 @@
+"""What the operators' commands share: a reason, a yes, and the end of a command that the relay did."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from dovetail_relay.cli.failures import NothingToDo
+from dovetail_relay.cli.words import Output, say, write
+
+if TYPE_CHECKING:
+    from dovetail_relay.config import Settings
+    from dovetail_relay.source.commands import Command, Kind
+
+NEEDS = ("postgres.operator_dsn", "kafka.bootstrap_servers")
+_LONGEST_REASON = 1000
+
+
+def reason_of(text: str | None, *, required: bool = False) -> str | None:
+    """The reason as it goes into the audit log."""
+    said = " ".join((text or "").split())
+    if not said and (required or text is not None):
+        raise typer.BadParameter("say why, in a few words: it goes into the audit log", param_hint="--reason")
+    if len(said.encode()) > _LONGEST_REASON:
+        raise typer.BadParameter(f"at most {_LONGEST_REASON} bytes", param_hint="--reason")
+    return said or None
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Go on only with a yes. Without a terminal it must have been given beforehand."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("without a terminal it must be given", param_hint="--yes")
+    if not typer.confirm(question, err=True):
+        raise typer.Abort
+
+
+def under_way(settings: Settings, *kinds: Kind) -> Command:
+    """The command to follow. Raises NothingToDo where none is under way."""
+    from dovetail_relay.operate.commands import active
+
+    command = active(settings, *kinds)
+    if command is None:
+        raise NothingToDo(f"NOTHING_UNDER_WAY: no {' or '.join(kinds)} is under way")
+    return command
+
+
+def see_through(settings: Settings, command: Command, output: Output, *, pausable: bool = False) -> None:
+    """Follow a command to its end, print it, and end with the code that it deserves."""
+    from dovetail_relay.observe.printable import printable
+    from dovetail_relay.operate.commands import follow
+    from dovetail_relay.operate.problems import CommandFailed
+
+    end = follow(settings, command.id, lambda text: say(printable(text)), pausable=pausable)
+    print_one(
+        {
+            "command": end.id,
+            "kind": end.kind,
+            "actor": end.actor,
+            "state": end.state,
+            "outcome": end.outcome,
+            **{name: value for name, value in end.progress.items() if value is not None},
+        },
+        output,
+    )
+    if end.state == "failed" and end.progress.get("nothing"):
+        raise NothingToDo(f"NOTHING_TO_DO: {end.outcome}")
+    if end.state in {"failed", "withdrawn"}:
+        raise CommandFailed(f"command {end.id}: {end.outcome}")
+
+
+def print_one(whole: dict[str, Any], output: Output) -> None:
+    """One object: as lines of `name  value`, or as JSON."""
+    from dovetail_relay.observe.printable import json_block, json_line
+
+    if output == "table":
+        write("".join(line + "\n" for line in _lines(whole)))
+    else:
+        write((json_block(whole) if output == "json" else json_line(whole)) + "\n")
+
+
+def say_one(whole: dict[str, Any]) -> None:
+    """The same for the person who is asked."""
+    for line in _lines(whole):
+        say(line)
+
+
+def _lines(whole: dict[str, Any]) -> list[str]:
+    from dovetail_relay.observe.report import in_columns
+
+    shown = [(name.replace("_", " "), _text(value)) for name, value in whole.items() if value not in (None, [], {})]
+    return in_columns(shown)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        more = f", … ({len(value) - 5} more)" if len(value) > 5 else ""
+        return ", ".join(map(str, value[:5])) + more
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return str(value)

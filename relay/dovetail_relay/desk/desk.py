@@ -1,0 +1,173 @@
+"""The desk: one operator's command at a time, taken from `dovetail.command` and done in steps between batches.
+
+The Kafka transaction that performs a step carries its number in the checkpoint. What the step means in the database is
+written before as a plan, and made so afterwards; where the process dies in between, the next leader reads in the
+checkpoint whether the step was committed. So each step takes effect once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from dovetail_relay.desk.release import Release
+from dovetail_relay.desk.replay import Replay
+from dovetail_relay.desk.task import Counts, Task, Work
+from dovetail_relay.errors import PostgresUnavailable
+from dovetail_relay.intake import Intake
+from dovetail_relay.logs import log
+from dovetail_relay.nouns import Batch, Checkpoint, CommandStep, Place
+from dovetail_relay.source.commands import Command, Commands, End, Kind
+from dovetail_relay.source.lead import LockSession
+from dovetail_relay.telemetry import LogEvent
+from dovetail_schemas.sql import queries
+
+KINDS: Final[tuple[Kind, ...]] = ("release", "discard", "replay")
+
+
+class OperatorDesk:
+    """Implements `port.Desk`. Not thread-safe: it works on the leader's lock session."""
+
+    def __init__(
+        self,
+        session: LockSession,
+        relay: str,
+        intake: Intake,
+        *,
+        most: int,
+        topic_allowed: Callable[[str], bool],
+        on_settled: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session = session
+        self._relay = relay
+        self._intake = intake
+        self._most = most
+        self._topic_allowed = topic_allowed
+        self._on_settled = on_settled
+        self._clock = clock
+        self._commands = Commands(session.connection, relay)
+        self._command: Command | None = None
+        self._task: Task | None = None
+        self._counts = Counts()
+        self._number = 0
+        self._plan: dict[str, Any] | None = None
+        self._not_before = 0.0
+        self._finished = False
+
+    # -- what is asked for --------------------------------------------------------------------------------------------
+
+    def begin(self, durable: Checkpoint) -> None:
+        """A new leader: settle the step that the checkpoint carries, and forget those that it does not."""
+        step = durable.command or CommandStep(0, 0)
+        done = {"relay": self._relay, "command": step.id, "step": step.step}
+        self._session.rows(queries["desk_let_go"], done)
+        self._session.rows(queries["desk_unmark"], done)
+        for command in self._commands.active(*KINDS):
+            plan = command.progress.get("planned")
+            if command.id == step.id and plan and plan["step"] == step.step:
+                self._commands.progress(command.id, **plan, planned=None)
+        if durable.command is not None:
+            self._on_settled()
+        self.look()
+
+    def look(self) -> None:
+        """Take up what is new, and let go what its operator no longer wants. Cheap; called with each pulse."""
+        if self._plan is not None:
+            return  # its step is under way: first see what becomes of it
+        active = self._commands.active(*KINDS)
+        command = active[0] if active else None
+        if command is None:
+            self._drop()
+        elif command.wanted == "withdraw":
+            self._drop()
+            self._session.rows(queries["desk_withdraw"], {"id": command.id, "outcome": "what was done stays"})
+        elif command.wanted == "pause":
+            self._drop()
+            self._session.rows(queries["desk_wanted"], {"id": command.id, "state": "paused"})
+        elif self._command is None or self._command.id != command.id:
+            self._take(command)
+        elif self._finished:
+            self._finish()
+
+    def _take(self, command: Command) -> None:
+        if not self._commands.take(command):
+            return
+        log(LogEvent.COMMAND_TAKEN, f"{command.kind} asked for by {command.actor}", command=command.id)
+        self._command = command
+        self._finished = False
+        self._counts = Counts()
+        self._counts.take({name: value for name, value in command.progress.items() if name != "step"})
+        self._number = int(command.progress.get("step", 0))
+        self._not_before = 0.0
+        topic = command.arguments.get("topic")
+        if topic is not None and not self._topic_allowed(topic):
+            self._settle("failed", f"topic {topic} is not on the relay's allow-list (kafka.allowed_topics)")
+            return
+        make = Replay if command.kind == "replay" else Release
+        self._task = make(command, self._session, self._relay, self._intake, self._counts)
+
+    def _drop(self) -> None:
+        self._command = self._task = None
+
+    # -- its steps ----------------------------------------------------------------------------------------------------
+
+    def next_batch(self, base: Checkpoint) -> Batch | None:
+        command, task = self._command, self._task
+        if command is None or task is None or self._finished or self._clock() < self._not_before:
+            return None
+        rate = command.arguments.get("rate")
+        most = self._most if rate is None else max(1, min(self._most, int(rate)))
+        work = task.step(self._number + 1, most)
+        if work is None:
+            self._finish()
+            return None
+        self._number += 1
+        self._not_before = self._clock() + (0.0 if rate is None else len(work.records) / float(rate))
+        self._write_plan(command, work)
+        return Batch(
+            work.records, base.end_lsn, base.part, base.backfill, command=CommandStep(command.id, self._number)
+        )
+
+    def _write_plan(self, command: Command, work: Work) -> None:
+        self._plan = {**work.facts, "step": self._number}
+        self._commands.progress(command.id, planned=self._plan)
+
+    def confirmed(self, step: CommandStep) -> None:
+        command, task, plan = self._command, self._task, self._plan
+        if command is None or task is None or plan is None or step.id != command.id:
+            return
+        task.committed(step.step)
+        self._counts.take({name: value for name, value in plan.items() if name != "step"})
+        self._commands.progress(command.id, **plan, planned=None)
+        self._plan = None
+        self._on_settled()
+
+    def refused(self, places: list[Place], topics: dict[str, str]) -> None:
+        if self._command is None or self._task is None:
+            return
+        self._plan = None
+        self._number -= 1
+        self._not_before = 0.0
+        self._commands.progress(self._command.id, planned=None)
+        self._task.refused(places, topics)
+
+    def _finish(self) -> None:
+        self._finished = True
+        if self._task is None or self._task.waits():
+            return
+        self._settle("done", self._task.outcome())
+
+    def _settle(self, state: End, outcome: str) -> None:
+        if self._command is None:
+            return
+        facts = {name: value for name, value in self._counts.durable.items() if name != "after"}
+        try:
+            self._commands.settle(self._command.id, state, outcome, **facts)
+        except PostgresUnavailable:
+            # Somebody holds the audit log; a session that is gone is noticed by the next pulse.
+            self._finished = True
+            return
+        log(LogEvent.COMMAND_SETTLED, outcome, command=self._command.id, state=state)
+        self._drop()

@@ -1,0 +1,130 @@
+"""`dovetail stuck release` and `stuck discard`: the queues of the named keys go out, each in its order.
+
+A key's queue goes out from its head. It ends at the first row that still cannot: that one and what is behind it stay
+parked. A discard drops the rows that it names and lets go what was behind them. Before a step's Kafka transaction
+commits its rows are marked with it; afterwards, or by the next leader, the mark says which of them have gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dovetail_relay.decode.pgoutput import standard_row
+from dovetail_relay.desk.task import Counts, Work, place_in, row_of
+from dovetail_relay.errors import StuckMessage
+from dovetail_relay.intake import Intake
+from dovetail_relay.nouns import Hold, Place, Record
+from dovetail_relay.source.commands import Command
+from dovetail_relay.source.lead import LockSession
+from dovetail_schemas.sql import queries
+
+FILTERS = ("id", "key", "type", "class", "since", "until")
+
+
+class Release:
+    """Implements `task.Task`, for both kinds."""
+
+    def __init__(self, command: Command, session: LockSession, relay: str, intake: Intake, counts: Counts) -> None:
+        self._id = command.id
+        self._discards = command.kind == "discard"
+        self._session = session
+        self._intake = intake
+        self._counts = counts
+        self._chosen = {"relay": relay, **wanted(command.arguments)}
+        # Each leader begins at the front again: what has gone is no longer there, and the rest is tried once more.
+        self._after = 0
+        self._began_after = 0
+        self._stopped: set[Hold] = set()
+        self._stuck = 0
+        self._step: dict[Place, tuple[int, Hold]] = {}
+        if self._discards:
+            session.rows(queries["desk_condemn"], {"command": self._id, **self._chosen})
+
+    def step(self, number: int, most: int) -> Work | None:
+        self._began_after = self._after
+        while found := self._queue(most):
+            self._after = found[-1]["seq"]
+            self._step = {}
+            records: list[Record] = []
+            gone: list[int] = []
+            discarded: list[int] = []
+            for row in found:
+                hold = (row["hold_topic"], bytes(row["hold_key"]))
+                if hold in self._stopped:
+                    continue
+                if self._discards and row["chosen"]:
+                    discarded.append(row["seq"])
+                elif (record := self._record(row, hold)) is not None:
+                    records.append(record)
+                else:
+                    continue
+                gone.append(row["seq"])
+                self._step[place_in(row)] = (row["seq"], hold)
+            if gone:
+                marks = {"command": self._id, "step": number, "rows": gone, "discarded": discarded}
+                self._session.rows(queries["desk_mark"], marks)
+                return Work(records, self._counts.with_step(published=len(records), discarded=len(discarded)))
+        return None
+
+    def committed(self, number: int) -> None:
+        relay = self._chosen["relay"]
+        self._session.rows(queries["desk_let_go"], {"relay": relay, "command": self._id, "step": number})
+        holds = {hold for _, hold in self._step.values()}
+        wanted_keys = {"topics": [topic for topic, _ in holds], "keys": [key for _, key in holds]}
+        held = self._session.rows(queries["desk_still_held"], {"relay": relay, **wanted_keys})
+        for hold in holds - {(row["hold_topic"], bytes(row["hold_key"])) for row in held}:
+            self._intake.let_go(hold)
+
+    def refused(self, places: list[Place], topics: dict[str, str]) -> None:
+        self._after = self._began_after
+        for place, (seq, hold) in self._step.items():
+            if place in places or hold[0] in topics:
+                self._stay(seq, hold, StuckMessage("Kafka refuses it", event_id="", reason="refused"))
+        self._session.rows(
+            queries["desk_unmark"], {"relay": self._chosen["relay"], "command": self._id, "step": -1}
+        )  # nothing of this step was committed
+
+    def waits(self) -> bool:
+        # Rows that the relay passes over where it stood before them.
+        return bool(self._ahead()["ahead"])
+
+    def outcome(self) -> str:
+        done = self._counts.durable
+        passed = self._ahead()["passed"]
+        return (
+            f"published {done['published']}, discarded {done['discarded'] + passed}, "
+            f"still stuck {self._stuck} with what is behind them"
+        )
+
+    def _ahead(self) -> dict[str, Any]:
+        return self._session.rows(queries["desk_condemned"], {"relay": self._chosen["relay"], "command": self._id})[0]
+
+    def _queue(self, most: int) -> list[dict[str, Any]]:
+        return self._session.rows(queries["desk_queue"], {**self._chosen, "after": self._after, "most": most})
+
+    def _record(self, row: dict[str, Any], hold: Hold) -> Record | None:
+        """What goes out; None where the key's queue stops here."""
+        try:
+            record = self._intake.record_of(standard_row(row_of(row)), place_in(row), row["epoch"])
+            why = self._intake.parking.closed.get(record.topic)
+            if why is not None:
+                raise StuckMessage(f"topic {record.topic} {why}", event_id="", reason="topic")
+        except StuckMessage as stuck:
+            self._stay(row["seq"], hold, stuck)
+            return None
+        return record
+
+    def _stay(self, seq: int, hold: Hold, stuck: StuckMessage) -> None:
+        if hold in self._stopped:
+            return
+        self._stopped.add(hold)
+        self._stuck += 1
+        self._session.rows(
+            queries["desk_still_stuck"], {"seq": seq, "reason": stuck.reason, "message": str(stuck)[:1000]}
+        )
+
+
+def wanted(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's arguments as the queries take them: a missing one chooses everything."""
+    return {**{name: arguments.get(name) for name in FILTERS}, "upto": int(arguments["upto"])}

@@ -1,0 +1,81 @@
+"""`dovetail replay`: published events once more, from the retained outbox, under their ids, with a header `replay`.
+
+Which events is the operator's word, by id; what they say is the outbox's. Replay is outside of the promises of order
+and exactly once: the inbox absorbs what it knows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dovetail_relay.decode.pgoutput import standard_row
+from dovetail_relay.desk.task import Counts, Work, row_of, stored_place
+from dovetail_relay.errors import StuckMessage
+from dovetail_relay.intake import Intake
+from dovetail_relay.nouns import Place, Record
+from dovetail_relay.source.commands import Command
+from dovetail_relay.source.lead import LockSession
+from dovetail_schemas.headers import REPLAY
+from dovetail_schemas.sql import queries
+
+_AFTER: Final = "after"
+
+
+class Replay:
+    """Implements `task.Task`. Where to go on is durable with each step."""
+
+    def __init__(self, command: Command, session: LockSession, relay: str, intake: Intake, counts: Counts) -> None:
+        self._id = command.id
+        self._topic: str | None = command.arguments.get("topic")
+        self._session = session
+        self._relay = relay
+        self._intake = intake
+        self._counts = counts
+        self._refused: set[Place] = set()
+        self._closed: dict[str, str] = {}
+        self._mark = (REPLAY, str(command.id).encode())
+
+    def step(self, number: int, most: int) -> Work | None:
+        del number
+        after = self._counts.durable[_AFTER]
+        found = self._session.rows(
+            queries["desk_replayed"], {"command": self._id, "relay": self._relay, "after": after, "most": most}
+        )
+        if not found:
+            return None
+        records: list[Record] = []
+        gone = stuck = 0
+        for row in found:
+            if row["id"] is None:
+                gone += 1
+                continue
+            place = stored_place(row["seq"])
+            try:
+                record = self._intake.record_of(standard_row(row_of(row)), place, None)
+            except StuckMessage:
+                stuck += 1
+                continue
+            topic = self._topic or record.topic
+            if place in self._refused or topic in self._closed:
+                stuck += 1
+                continue
+            records.append(record._replace(topic=topic, headers=[*record.headers, self._mark]))
+        behind = found[-1]["n"] + 1 - after
+        return Work(records, self._counts.with_step(published=len(records), gone=gone, refused=stuck, after=behind))
+
+    def committed(self, number: int) -> None:
+        del number
+
+    def refused(self, places: list[Place], topics: dict[str, str]) -> None:
+        self._refused.update(places)
+        self._closed.update(topics)
+
+    def waits(self) -> bool:
+        return False
+
+    def outcome(self) -> str:
+        done = self._counts.durable
+        return (
+            f"published {done['published']} again; {done['gone']} were gone from the outbox or are parked, "
+            f"{done['refused']} could not go out"
+        )

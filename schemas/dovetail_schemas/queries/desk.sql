@@ -1,0 +1,104 @@
+-- name: desk_queue
+-- The queues of the keys that a command names, oldest row first, from behind `after`; `chosen` says which rows it names
+-- itself. As the raw bytes that the stream would have sent.
+WITH keys AS MATERIALIZED (
+    SELECT DISTINCT hold_topic, hold_key
+    FROM dovetail.parked
+    WHERE relay = %(relay)s AND state = 'parked' AND seq <= %(upto)s
+        AND (%(id)s::uuid IS NULL OR id = %(id)s)
+        AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
+        AND (%(type)s::text IS NULL OR type = %(type)s)
+        AND (%(class)s::text IS NULL OR parked.reason = %(class)s)
+        AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
+        AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+)
+SELECT seq, epoch, commit_lsn::text AS commit_lsn, index, hold_topic, hold_key,
+    seq <= %(upto)s
+        AND (%(id)s::uuid IS NULL OR id = %(id)s)
+        AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
+        AND (%(type)s::text IS NULL OR type = %(type)s)
+        AND (%(class)s::text IS NULL OR parked.reason = %(class)s)
+        AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
+        AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s) AS chosen,
+    uuid_send(id) AS id, convert_to(aggregatetype, 'UTF8') AS aggregatetype,
+    convert_to(aggregateid, 'UTF8') AS aggregateid, convert_to(type, 'UTF8') AS type, payload, schema_fingerprint,
+    convert_to(encoding, 'UTF8') AS encoding, jsonb_send(headers) AS headers, int8send(created_us) AS created_us
+FROM dovetail.parked JOIN keys USING (hold_topic, hold_key)
+WHERE relay = %(relay)s AND state = 'parked' AND seq > %(after)s
+ORDER BY seq
+LIMIT %(most)s
+
+-- name: desk_mark
+-- The rows that a step lets go, before its Kafka transaction commits.
+UPDATE dovetail.parked SET command = %(command)s, step = %(step)s, discard = seq = ANY(%(discarded)s)
+WHERE seq = ANY(%(rows)s)
+
+-- name: desk_unmark
+-- Steps that never committed: their rows wait as before.
+UPDATE dovetail.parked SET command = NULL, step = NULL, discard = false
+WHERE relay = %(relay)s AND state = 'parked' AND command IS NOT NULL
+    AND NOT (command = %(command)s AND step <= %(step)s)
+
+-- name: desk_let_go
+-- A step was committed: what it published is no longer parked, and what it discarded is kept as that.
+WITH discarded AS (
+    UPDATE dovetail.parked SET state = 'discarded', reason = 'discarded', message = 'discarded by an operator'
+    WHERE relay = %(relay)s AND state = 'parked' AND command = %(command)s AND step <= %(step)s AND discard
+)
+DELETE FROM dovetail.parked
+WHERE relay = %(relay)s AND state = 'parked' AND command = %(command)s AND step <= %(step)s AND NOT discard
+
+-- name: desk_still_held
+-- Which of these keys are held still.
+SELECT DISTINCT hold_topic, hold_key
+FROM dovetail.parked
+JOIN unnest(%(topics)s::text[], %(keys)s::bytea[]) AS wanted (topic, key) ON (topic, key) = (hold_topic, hold_key)
+WHERE relay = %(relay)s AND state = 'parked'
+
+-- name: desk_still_stuck
+-- Why a row could not go out this time.
+UPDATE dovetail.parked SET reason = %(reason)s, message = %(message)s WHERE seq = %(seq)s
+
+-- name: desk_condemn
+-- Rows before which the relay stands, and that it is to pass over.
+UPDATE dovetail.parked SET state = 'condemned', command = %(command)s
+WHERE relay = %(relay)s AND state = 'halting'
+    AND (%(id)s::uuid IS NULL OR id = %(id)s)
+    AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
+    AND (%(type)s::text IS NULL OR type = %(type)s)
+    AND (%(class)s::text IS NULL OR reason = %(class)s)
+    AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+
+-- name: desk_condemned
+-- How many rows of a command the relay has not passed over yet, and how many it has.
+SELECT count(*) FILTER (WHERE state = 'condemned') AS ahead,
+    count(*) FILTER (WHERE state = 'discarded' AND step IS NULL) AS passed
+FROM dovetail.parked WHERE relay = %(relay)s AND command = %(command)s
+
+-- name: desk_replayed
+-- Events that a command names, from `after` on, with their rows as the stream would have sent them. A row that is gone
+-- from the ring, or that is parked, has no id.
+SELECT event.n, outbox.seq, uuid_send(outbox.id) AS id, convert_to(outbox.aggregatetype, 'UTF8') AS aggregatetype,
+    convert_to(outbox.aggregateid, 'UTF8') AS aggregateid, convert_to(outbox.type, 'UTF8') AS type, outbox.payload,
+    outbox.schema_fingerprint, convert_to(outbox.encoding, 'UTF8') AS encoding, jsonb_send(outbox.headers) AS headers,
+    timestamptz_send(outbox.created_at) AS created_us
+FROM dovetail.command_event AS event
+LEFT JOIN dovetail.outbox ON outbox.id = event.event_id AND outbox.bucket = event.bucket
+    AND NOT EXISTS (
+        SELECT FROM dovetail.parked
+        WHERE parked.id = outbox.id AND parked.relay = %(relay)s AND state IN ('parked', 'halting', 'condemned')
+    )
+WHERE event.command = %(command)s AND event.n >= %(after)s
+ORDER BY event.n
+LIMIT %(most)s
+
+-- name: desk_wanted
+-- A command that an operator paused or let run again; the leader says so.
+UPDATE dovetail.command SET state = %(state)s WHERE id = %(id)s AND state IN ('pending', 'running', 'paused')
+
+-- name: desk_withdraw
+-- A running or paused command that its operator gave up: what was done stays.
+UPDATE dovetail.command SET state = 'withdrawn', outcome = %(outcome)s, settled_at = clock_timestamp()
+WHERE id = %(id)s AND state IN ('pending', 'running', 'paused')
+RETURNING kind, actor, reason, progress

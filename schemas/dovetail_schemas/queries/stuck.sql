@@ -1,0 +1,68 @@
+-- name: stuck_list
+-- What waits, oldest first: the stuck messages, and with `behind` also what is well and waits behind them.
+SELECT id::text AS id, aggregateid AS key, type, hold_topic AS topic, reason, state, message, parked_at,
+    epoch || '/' || commit_lsn::text || '/' || index AS position, seq
+FROM dovetail.parked
+WHERE relay = %(relay)s AND state = ANY(%(states)s) AND (%(behind)s OR reason <> 'behind')
+    AND (%(id)s::uuid IS NULL OR id = %(id)s)
+    AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
+    AND (%(type)s::text IS NULL OR type = %(type)s)
+    AND (%(class)s::text IS NULL OR reason = %(class)s)
+    AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+ORDER BY seq
+LIMIT %(most)s
+
+-- name: stuck_behind
+-- How many messages wait in the queue of each key that one of these events belongs to.
+SELECT hold_topic AS topic, aggregateid AS key, count(*) AS waiting
+FROM dovetail.parked
+WHERE relay = %(relay)s AND state = 'parked' AND reason = 'behind'
+GROUP BY hold_topic, aggregateid
+
+-- name: stuck_show
+-- All that is known of one event, but for its payload.
+SELECT id::text AS id, state, reason, message, hold_topic AS topic, aggregatetype, aggregateid AS key, type,
+    epoch || '/' || commit_lsn::text || '/' || index AS position,
+    parked_at::text AS parked_at, octet_length(payload) AS payload_bytes, encode(schema_fingerprint, 'hex') AS schema_fingerprint, encoding,
+    (SELECT count(*) FROM dovetail.parked AS other
+     WHERE other.relay = one.relay AND other.state = 'parked'
+         AND (other.hold_topic, other.hold_key) = (one.hold_topic, one.hold_key) AND other.seq < one.seq) AS before_it,
+    (SELECT count(*) FROM dovetail.parked AS other
+     WHERE other.relay = one.relay AND other.state = 'parked'
+         AND (other.hold_topic, other.hold_key) = (one.hold_topic, one.hold_key) AND other.seq > one.seq) AS behind_it
+FROM dovetail.parked AS one
+WHERE relay = %(relay)s AND id = %(id)s
+ORDER BY seq DESC
+LIMIT 1
+
+-- name: stuck_chosen
+-- What a release or a discard would take up now: the rows that it names, and those in the queues of their keys.
+WITH chosen AS MATERIALIZED (
+    SELECT seq, hold_topic, hold_key
+    FROM dovetail.parked
+    WHERE relay = %(relay)s AND state IN ('parked', 'halting')
+        AND (%(id)s::uuid IS NULL OR id = %(id)s)
+        AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
+        AND (%(type)s::text IS NULL OR type = %(type)s)
+        AND (%(class)s::text IS NULL OR reason = %(class)s)
+        AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
+        AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+)
+SELECT parked.id::text AS id, parked.aggregateid AS key, parked.reason, parked.state, parked.seq,
+    parked.seq IN (SELECT seq FROM chosen) AS chosen
+FROM dovetail.parked
+WHERE relay = %(relay)s AND state IN ('parked', 'halting')
+    AND (hold_topic, hold_key) IN (SELECT hold_topic, hold_key FROM chosen)
+ORDER BY seq
+
+-- name: replay_chosen
+-- Retained events that an operator names, in the order of their writing.
+SELECT outbox.id, outbox.bucket, outbox.seq, outbox.aggregatetype, outbox.created_at
+FROM dovetail.outbox
+WHERE (%(ids)s::uuid[] IS NULL OR id = ANY(%(ids)s))
+    AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
+    AND (%(type)s::text IS NULL OR type = %(type)s)
+    AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR created_at < %(until)s)
+ORDER BY seq

@@ -1,0 +1,222 @@
+"""`dovetail stuck`: what is held is seen, let go in order, or given up, once, whatever dies in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from dovetail_local.stack import Stack
+from support.stuck import UNKNOWN, out, parked, write, write_unencodable
+from support.waiting import wait_until
+from support.world import World, new_world
+
+
+@pytest.fixture
+def world(stack: Stack) -> Iterator[World]:
+    with new_world(stack) as made:
+        yield made
+
+
+def run(world: World, *arguments: str, code: int = 0) -> Any:
+    """A command of the operator; its JSON, or what it said where it printed none."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dovetail_relay", *arguments, "--output", "json"],
+        env={**os.environ, **world.environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout) if done.stdout else done.stderr
+
+
+def cure(world: World) -> None:
+    """The unknown schema is one that every payload of one zero byte fits."""
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        connection.execute(
+            "INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, 77, %s)",
+            (UNKNOWN, '{"type": "record", "name": "Cured", "fields": [{"name": "x", "type": "int"}]}'),
+        )
+
+
+def order_of(world: World, key: str) -> list[str]:
+    """Ids of a key as the topic has them."""
+    return [seen for seen, at in ids(world) if at == key]
+
+
+def ids(world: World) -> list[tuple[str, str]]:
+    """(id, key) of everything in the topic, partition by partition."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    consumer = Consumer(
+        {
+            "bootstrap.servers": world.endpoints.bootstrap_servers, "group.id": "stuck", "enable.partition.eof": True,
+            "enable.auto.commit": False, "isolation.level": "read_committed",
+        }
+    )  # fmt: skip
+    try:
+        partitions = consumer.list_topics(world.topic, timeout=10).topics[world.topic].partitions
+        consumer.assign([TopicPartition(world.topic, partition, 0) for partition in partitions])
+        found: list[tuple[int, str, str]] = []
+        ended: set[int] = set()
+        while len(ended) < len(partitions):
+            message = consumer.poll(10)
+            assert message is not None
+            if message.error() is not None:
+                ended.add(message.partition())
+            else:
+                event_id = dict(message.headers())["id"].decode()
+                found.append((message.partition(), event_id, message.key().decode()))
+        return [(event_id, key) for _, event_id, key in sorted(found, key=lambda each: each[0])]
+    finally:
+        consumer.close()
+
+
+def held_queue(world: World) -> list[str]:
+    """A stuck message of key `bad` and three behind it, with one of another key between; the ids of `bad`."""
+    first = write_unencodable(world, "bad")
+    second, _ = write(world, ("bad", 1), ("good", 1))
+    third, fourth = write(world, ("bad", 2), ("bad", 3))
+    wait_until(lambda: len(parked(world)) == 4, 20, "the queue waits")
+    return [first, second, third, fourth]
+
+
+def test_a_release_publishes_the_queue_of_a_key_in_its_order_and_the_key_flows_again(world: World) -> None:
+    world.relay().wait_streaming()
+    queue = held_queue(world)
+    listed = run(world, "stuck", "list")
+    assert [(row["id"], row["reason"], row["waiting"]) for row in listed] == [(queue[0], "schema", 3)]
+    shown = run(world, "stuck", "show")
+    assert (shown["id"], shown["before_it"], shown["behind_it"]) == (queue[0], 0, 3)
+    plan = run(world, "stuck", "release", "--key", "bad", "--dry-run")
+    assert plan["publish_ids"] == queue
+    assert len(parked(world)) == 4
+    cure(world)
+    done = run(world, "stuck", "release", "--key", "bad", "--yes", "--reason", "schema is there now")
+    assert (done["state"], done["published"]) == ("done", 4)
+    assert parked(world) == []
+    (later,) = write(world, ("bad", 4))
+    wait_until(lambda: order_of(world, "bad") == [*queue, later], 20, "all of the key is out, in order")
+
+
+def test_a_release_whose_cause_is_still_there_changes_nothing_and_says_so(world: World) -> None:
+    world.relay().wait_streaming()
+    held_queue(world)
+    done = run(world, "stuck", "release", "--all", "--yes")
+    assert done["state"] == "done"
+    assert "still stuck 1" in done["outcome"]
+    assert parked(world) == [("bad", "schema"), ("bad", "behind"), ("bad", "behind"), ("bad", "behind")]
+    assert out(world) == [("good", 1)]
+
+
+def test_a_discard_gives_up_the_message_and_publishes_what_was_behind_it(world: World) -> None:
+    world.relay().wait_streaming()
+    queue = held_queue(world)
+    said = run(world, "stuck", "discard", "--id", queue[0], "--yes", code=2)
+    assert "--reason" in said
+    done = run(world, "stuck", "discard", "--id", queue[0], "--yes", "--reason", "a test event")
+    assert (done["discarded"], done["published"]) == (1, 3)
+    assert order_of(world, "bad") == queue[1:]
+    assert parked(world) == []
+    (kept,) = run(world, "stuck", "list", "--settled")
+    assert (kept["id"], kept["state"]) == (queue[0], "discarded")
+
+
+def test_what_is_not_stuck_is_neither_released_nor_discarded(world: World) -> None:
+    world.relay().wait_streaming()
+    (event_id,) = write(world, ("good", 1))
+    wait_until(lambda: out(world) == [("good", 1)], 20, "it is published")
+    nobody = "00000000-0000-4000-8000-000000000001"
+    for unknown in (event_id, nobody):
+        said = run(world, "stuck", "discard", "--id", unknown, "--yes", "--reason", "x", code=5)
+        assert "NOT_STUCK" in said
+    assert "is not a UUID" in run(world, "stuck", "show", "no-uuid", code=2)
+    assert "choose some" in run(world, "stuck", "release", "--yes", code=2)
+
+
+def test_with_halt_a_discarded_message_is_passed_over_and_the_relay_goes_on(world: World) -> None:
+    halting = {f"DOVETAIL_ROUTES__{world.name.upper()}__ON_STUCK": "halt"}
+    world.environ.update(halting)
+    relay = world.relay().wait_streaming()
+    event_id = write_unencodable(world, "bad")
+    write(world, ("bad", 1), ("good", 1))
+    wait_until(lambda: relay.has_logged("relay_halted"), 20, "it halts")
+    assert out(world) == []
+    done = run(world, "stuck", "discard", "--id", event_id, "--yes", "--reason", "a test event")
+    assert done["state"] == "done"
+    assert "discarded 1" in done["outcome"]
+    wait_until(lambda: out(world) == [("bad", 1), ("good", 1)], 20, "what was behind it is out")
+
+
+@pytest.mark.parametrize("step", ["begin", "produced", "checkpoint_flushed", "committed", "confirmed"])
+def test_a_release_takes_effect_once_though_the_relay_is_killed_in_the_middle(world: World, step: str) -> None:
+    first = world.relay().wait_streaming()
+    queue = held_queue(world)
+    first.terminate()
+    cure(world)
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "dovetail_relay", "stuck", "release", "--all", "--yes"],
+        env={**os.environ, **world.environ},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        with psycopg.connect(world.endpoints.owner_dsn, autocommit=True) as connection:
+            wait_until(lambda: connection.execute("SELECT FROM dovetail.command").rowcount == 1, 20, "it is asked for")
+        killed = world.relay("-m", "dovetail_relay.crash", step, "1")
+        assert killed.wait_ended() == -signal.SIGKILL, killed.log()[-2000:]
+        world.relay().wait_streaming()
+        assert asked.wait(30) == 0
+    finally:
+        asked.kill()
+        asked.wait()
+    assert order_of(world, "bad") == queue
+    assert parked(world) == []
+
+
+def test_a_second_operator_is_refused_by_name_and_a_withdrawn_command_does_nothing(world: World) -> None:
+    first = world.relay().wait_streaming()
+    queue = held_queue(world)
+    first.terminate()
+    cure(world)
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "dovetail_relay", "stuck", "release", "--all", "--yes"],
+        env={**os.environ, **world.environ},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with psycopg.connect(world.endpoints.owner_dsn, autocommit=True) as connection:
+        wait_until(lambda: connection.execute("SELECT FROM dovetail.command").rowcount == 1, 20, "it is asked for")
+        said = run(world, "stuck", "discard", "--id", queue[0], "--yes", "--reason", "x", code=1)
+        assert "COMMAND_UNDER_WAY" in said
+        assert "operator" in said
+        asked.send_signal(signal.SIGINT)
+        assert asked.wait(20) == 130
+        assert asked.stderr is not None
+        assert "withdrawn" in asked.stderr.read()
+        asked.stderr.close()
+    world.relay().wait_streaming()
+    write(world, ("good", 2))
+    wait_until(lambda: ("good", 2) in out(world), 20, "the relay works")
+    assert len(parked(world)) == 4
+
+
+def test_the_service_and_the_relay_cannot_ask_for_anything(world: World) -> None:
+    for dsn in (world.endpoints.app_dsn, world.endpoints.relay_dsn):
+        with (
+            psycopg.connect(dsn) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute("INSERT INTO dovetail.command (relay, kind) VALUES (%s, 'release')", (world.name,))
+    with psycopg.connect(world.endpoints.operator_dsn) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("INSERT INTO dovetail.command (relay, kind, actor) VALUES ('x', 'release', 'somebody')")
