@@ -217,6 +217,7 @@ class Intake:
         row: Row | None = None
         try:
             row = cast("Row", read(frame))
+            self.parking.before(place, _id_text(row))
             record = self._record(row, self._prefix, place.nth)
             waits = self.parking.of_record(record, row, place, _id_text(row))
             return (record, None) if waits is None else (None, waits)

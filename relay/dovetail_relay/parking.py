@@ -19,6 +19,7 @@ from dovetail_relay.nouns import Hold, Lsn, OutboxRow, Parked, ParkedState, Plac
 BEHIND: Final = "behind"
 REFUSED: Final = "refused"
 TOPIC: Final = "topic"
+CRASH: Final = "crash"
 _STATE_OF: Final = {
     "hold": ParkedState.PARKED,
     "halt": ParkedState.HALTING,
@@ -32,7 +33,7 @@ class Parking:
     `busy` is False nearly always: then no row is looked at one by one.
     """
 
-    __slots__ = ("_policy", "_refusals", "busy", "closed", "condemned", "held", "refused")
+    __slots__ = ("_policy", "_refusals", "busy", "closed", "condemned", "feared", "held", "refused")
 
     def __init__(self, policy: Callable[[str], str]) -> None:
         self._policy = policy
@@ -43,6 +44,8 @@ class Parking:
         self.refused: dict[Place, str] = {}
         self._refusals: Counter[Place] = Counter()
         self.closed: dict[str, str] = {}
+        # The row that has ended the relay's process: it is not touched again.
+        self.feared: Place | None = None
         self.busy = False
 
     def begin(self, held: Iterable[Hold], condemned: Iterable[Place]) -> None:
@@ -77,6 +80,11 @@ class Parking:
         for place in [place for place in self.refused if place.commit_lsn < end_lsn]:
             del self.refused[place], self._refusals[place]
         self._look()
+
+    def before(self, place: Place, event_id: str) -> None:
+        """Whether a row may be touched at all. Raises StuckMessage."""
+        if place == self.feared:
+            raise StuckMessage("it has ended the relay's process each time", event_id=event_id, reason=CRASH)
 
     def of_record(self, record: Record, row: OutboxRow, place: Place, event_id: str) -> Parked | None:
         """Whether a row that could be made into `record` waits all the same. Raises StuckMessage for a refused one."""
@@ -118,7 +126,7 @@ class Parking:
         return dead_letter_topic(hold[0]) not in self.closed and self._refusals[place] <= refusals_of_the_record
 
     def _look(self) -> None:
-        self.busy = bool(self.held or self.condemned or self.refused or self.closed)
+        self.busy = bool(self.held or self.condemned or self.refused or self.closed or self.feared)
 
 
 def _discarded(place: Place, hold: Hold, row: OutboxRow) -> Parked:

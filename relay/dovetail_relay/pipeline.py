@@ -11,20 +11,21 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from dovetail_relay.desk.port import Desk
 from dovetail_relay.errors import Halt, KafkaUnavailable, PoisonHeld
 from dovetail_relay.fencing import Fenced, fence_and_read, patience
+from dovetail_relay.flight import InFlight, Limits
 from dovetail_relay.intake import Intake
 from dovetail_relay.ledger import Ledger
 from dovetail_relay.leftovers import Leftovers, told
 from dovetail_relay.machine import Machine, Step
 from dovetail_relay.nouns import Batch, Checkpoint, Lsn, Place
-from dovetail_relay.publish.port import Outcome, Publisher, Refusal, Result
+from dovetail_relay.publish.port import Outcome, Publisher, Result
 from dovetail_relay.side import SideThread
 from dovetail_relay.source.replication import ReplicationStream
+from dovetail_relay.suspicion import Suspicion
 from dovetail_relay.telemetry import Telemetry
 
 # Idle positions are written at most this often: an idle database needs no Kafka transaction per keepalive.
@@ -37,31 +38,6 @@ FILL_SECONDS = 0.05
 READ_LIMIT = 2000
 # Kafka silent for so long: the stream is closed, or it would hold up a shutdown of the database.
 KAFKA_SILENT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a batch is full, and how long the next one waits after a commit.
-
-    The pause is for a busy stream: starting at once meets the last transaction's unwritten markers, and librdkafka then
-    waits a fixed 20 ms.
-    """
-
-    rows: int
-    bytes: int
-    pause_seconds: float
-
-
-@dataclass(slots=True)
-class InFlight:
-    """The batch whose outcome is awaited."""
-
-    batch: Batch
-    checkpoint: Checkpoint
-    sent_at: float
-    write: bool
-    all_acknowledged: bool = False
-    refusals: tuple[Refusal, ...] = ()
 
 
 class Pipeline:
@@ -86,7 +62,8 @@ class Pipeline:
         self.machine = machine
         self._publisher = publisher
         self._side = side
-        self._limits = limits
+        self._limits = self._full = limits
+        self._suspicion: Suspicion | None = None
         self._telemetry = telemetry
         self._lock_held = lock_held
         self._on_step = on_step
@@ -130,7 +107,15 @@ class Pipeline:
     def reading(self) -> bool:
         """Whether there is room: a batch and a half may wait while another is under way; memory stays bounded."""
         ledger, limits = self.ledger, self._limits
+        if self._suspicion is not None and self.in_flight is not None:
+            return False
         return self._halt is None and ledger.rows * 2 < limits.rows * 3 and ledger.bytes * 2 < limits.bytes * 3
+
+    def be_careful(self, suspicion: Suspicion) -> None:
+        """Take rows one by one while that is called for, and each as far as into Kafka before the next."""
+        self._suspicion = suspicion if suspicion.careful else None
+        self._intake.before_each = suspicion.before_each if suspicion.careful else None
+        self._limits = Limits(1, self._full.bytes, 0.0) if suspicion.careful else self._full
 
     @property
     def drained(self) -> bool:
@@ -187,8 +172,9 @@ class Pipeline:
     # -- stream → ledger ----------------------------------------------------------------------------------------------
 
     def _read(self, stream: ReplicationStream) -> None:
-        frames = stream.read(READ_LIMIT)
-        self._drained = len(frames) < READ_LIMIT
+        limit = READ_LIMIT if self._suspicion is None else 1
+        frames = stream.read(limit)
+        self._drained = len(frames) < limit
         if frames:
             if not self.ledger.rows:
                 self._first_waiting_at = self._clock()
@@ -198,6 +184,8 @@ class Pipeline:
                 # What was committed before the event that halts us goes out first; nothing is read behind it.
                 self._halt = halt
             self._telemetry.progress(received_lsn=stream.received)
+            if self._suspicion is not None:
+                self.be_careful(self._suspicion)
 
     # -- ledger → Kafka -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from collections.abc import Callable
@@ -24,12 +25,13 @@ from dovetail_relay.errors import (
     StreamEnded,
 )
 from dovetail_relay.fencing import Fenced, fence_and_read, patience, short_attempts_over
+from dovetail_relay.flight import Limits
 from dovetail_relay.health import HealthState
 from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.logs import log
 from dovetail_relay.machine import Machine, admit
 from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, RelayRow, lsn_text
-from dovetail_relay.pipeline import Limits, Pipeline
+from dovetail_relay.pipeline import READ_LIMIT, Pipeline
 from dovetail_relay.publish.port import Publisher
 from dovetail_relay.registry.builtin import BuiltinRegistry
 from dovetail_relay.side import SideThread
@@ -38,6 +40,7 @@ from dovetail_relay.source.backfill import StoredRows, backfill_rows
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.parked import ParkedRows
 from dovetail_relay.source.replication import Connector, ReplicationStream, SlotBusy
+from dovetail_relay.suspicion import Suspicion
 from dovetail_relay.telemetry import LogEvent, Telemetry
 
 # The working loop touches its session this often; a standby evicts a leader that has not for a lease.
@@ -61,6 +64,8 @@ class Surroundings:
     on_step: Callable[[str], None]
     on_streaming: Callable[[], None]
     stopping: Callable[[], bool]
+    # True for the first reign of a process only.
+    newborn: Callable[[], bool]
     wake_fd: int
 
 
@@ -78,6 +83,7 @@ class Reign:
         self._horizon: tuple[int, Lsn] | None = None
         self._pipeline: Pipeline | None = None
         self._desk: OperatorDesk | None = None
+        self._suspicion: Suspicion | None = None
         self._watch_due = 0.0
         self._recorded: str | None = None
         self._backfilled = 0
@@ -105,6 +111,10 @@ class Reign:
             if self._pipeline is not None and self._pipeline.stream is not None:
                 self._pipeline.stream.close()
             self._connector.close()
+            if self._suspicion is not None:
+                # It ends in order, whatever the reason: no row has ended the process.
+                with contextlib.suppress(RelayError):
+                    self._suspicion.acquit()
             # On the side thread, behind what may still be under way there: a client is never closed while it is in use.
             self._side.stop(last=self._given.publisher.close)
 
@@ -210,7 +220,17 @@ class Reign:
         )
         self._session.listen("dovetail_command")
         self._desk.begin(machine.durable)
+        if given.newborn():
+            self._suspect(pipeline)
         return pipeline
+
+    def _suspect(self, pipeline: Pipeline) -> None:
+        """The first reign of this process: have others before it ended where it begins?"""
+        batch_rows = self._settings.delivery.batch_rows
+        suspicion = self._suspicion = Suspicion(self._session, self._settings.relay.name)
+        suspicion.begin(pipeline.machine.durable, rows_ahead=2 * batch_rows + READ_LIMIT)
+        self._intake.parking.feared = suspicion.feared
+        pipeline.be_careful(suspicion)
 
     def _lock_held(self) -> bool:
         try:
@@ -383,6 +403,8 @@ class Reign:
         self._watch_publication(now)
         if self._desk is not None:
             self._desk.look()
+        if self._suspicion is not None:
+            self._suspicion.look(pipeline.machine.durable)
         if self._horizon is not None and self._horizon[1] <= pipeline.machine.durable.end_lsn:
             pipeline.horizon = self._horizon[0]
             self._horizon = None

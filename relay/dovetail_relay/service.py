@@ -66,6 +66,7 @@ class Relay:
         os.set_blocking(self._wake_write, False)
         self._stopping = False
         self._was_ready = False
+        self._newborn = True
         self._writer = uuid.uuid4().hex[:12]
         self.telemetry = Telemetry(version=_version())
         self.state = HealthState()
@@ -182,6 +183,10 @@ class Relay:
             on_client_error=self.telemetry.error,
         )
 
+    def _first_reign(self) -> bool:
+        first, self._newborn = self._newborn, False
+        return first
+
     def _note_ready(self) -> None:
         self._was_ready = True
         # Only now: a halt that lasts over many looks at its cause is one halt, not many.
@@ -202,6 +207,7 @@ class Relay:
             on_step=self._on_step,
             on_streaming=self._note_ready,
             stopping=lambda: self._stopping,
+            newborn=self._first_reign,
             wake_fd=self._wake_read,
         )
 

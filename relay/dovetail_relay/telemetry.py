@@ -145,6 +145,7 @@ class LogEvent(StrEnum):
     LARGE_TRANSACTION = "large_transaction"
 
     MESSAGE_STUCK = "message_stuck"
+    LOOKING_FOR_POISON = "looking_for_poison"
     KEY_HELD = "key_held"
     KEY_RELEASED = "key_released"
     MESSAGE_DISCARDED = "message_discarded"

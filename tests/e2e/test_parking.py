@@ -221,6 +221,28 @@ def test_rows_that_were_there_before_the_slot_are_parked_too(stack: Stack) -> No
         wait_until(lambda: len(parked(world)) == 3, 20, "what comes later waits too")
 
 
+def test_a_row_that_ends_the_relays_process_is_found_by_counting_and_parked(world: World) -> None:
+    write(world, *[("good", number) for number in range(1, 31)])
+    write(world, ("poison", 1), ("good", 31))
+    write(world, ("poison", 2), ("good", 32))
+    ends = 0
+    while _ends_of_poison(world):
+        ends += 1
+        assert ends < 20
+    assert out(world) == [("good", number) for number in range(1, 33)]
+    # The second one would end it just as well.
+    assert parked(world) == [("poison", "crash"), ("poison", "crash")]
+
+
+def _ends_of_poison(world: World) -> bool:
+    """Whether a relay that dies of the sight of it does; else it has published what there is."""
+    relay = world.relay("-m", "support.planted", "dies_of_poison")
+    wait_until(
+        lambda: relay.process.poll() is not None or (len(out(world)) >= 32 and len(parked(world)) >= 2), 60, "an end"
+    )
+    return relay.process.poll() is not None
+
+
 def read_raw(world: World, topic: str) -> list[tuple[bytes, bytes, dict[str, bytes]]]:
     """(key, value, headers) of each record of partition 0, as a `read_committed` reader finds them."""
     consumer = Consumer(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +13,7 @@ from dovetail_relay import reign
 from dovetail_relay.config import load
 from dovetail_relay.crash import Killer
 from dovetail_relay.nouns import Lsn
+from dovetail_relay.route.mapper import Mapper
 from dovetail_relay.service import main
 from dovetail_relay.source.replication import ReplicationStream
 
@@ -41,9 +44,22 @@ def confirms_what_it_received() -> None:
     ReplicationStream.read = read  # type: ignore[method-assign]
 
 
+def dies_of_poison() -> None:
+    """End at the first sight of a row of key `poison`, as a fault in a library's C code would."""
+    honest = Mapper.record
+
+    def record(self: Mapper, row: Any, position_prefix: bytes, index: int) -> Any:
+        if row[2] == b"poison":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(self, row, position_prefix, index)
+
+    Mapper.record = record  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "checkpoint_ignored": checkpoint_ignored,
     "confirms_what_it_received": confirms_what_it_received,
+    "dies_of_poison": dies_of_poison,
 }
 
 if __name__ == "__main__":

@@ -101,3 +101,25 @@ SELECT seq,
 FROM dovetail.outbox
 WHERE seq >= %(next_seq)s AND pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
 ORDER BY seq
+
+-- name: relay_began
+-- A new process leads and begins at one place: how often one has in a row, and at which row the last of them ended.
+UPDATE dovetail.relay
+SET starts = CASE WHEN starts_at = %(at)s THEN starts + 1 ELSE 1 END, starts_at = %(at)s
+WHERE name = %(relay)s
+RETURNING starts, suspect_lsn::text AS suspect_lsn, suspect_index, suspect_starts
+
+-- name: relay_suspects
+-- The row that is taken in next: if the process ends now, it was this one.
+UPDATE dovetail.relay
+SET suspect_starts = CASE
+        WHEN suspect_lsn = %(lsn)s::pg_lsn AND suspect_index = %(nth)s THEN suspect_starts + 1 ELSE 1
+    END,
+    suspect_lsn = %(lsn)s::pg_lsn, suspect_index = %(nth)s
+WHERE name = %(relay)s
+
+-- name: relay_acquitted
+-- Nothing ended the process.
+UPDATE dovetail.relay
+SET starts = 0, starts_at = NULL, suspect_lsn = NULL, suspect_index = NULL, suspect_starts = 0
+WHERE name = %(relay)s AND (starts > 0 OR suspect_lsn IS NOT NULL)
