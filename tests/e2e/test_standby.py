@@ -13,17 +13,13 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack
 from dovetail_relay.crash import STEPS
-from dovetail_relay.setup.install import Plan, install
 from support.checker import first_occurrences, lost, out_of_order, phantom
 from support.relay import RelayProcess
 from support.waiting import wait_until
 from support.world import PARTITIONS, World, new_world
-from support.writers import Writers, numbered
-
-RACES, ROWS = 20, 6
+from support.writers import Writers
 
 
 @pytest.fixture
@@ -164,37 +160,6 @@ def test_relays_that_are_started_at_once_never_double(world: World) -> None:
         world.relay()
         world.relay()
     balanced(world, writers)
-
-
-def test_a_first_start_that_two_relays_race_for_publishes_the_older_rows_once(world: World) -> None:
-    event, outbox = numbered(world.aggregate), Outbox()
-    route = f"DOVETAIL_ROUTES__{world.name.upper()}__TOPIC"
-    for number in range(1, RACES + 1):
-        with psycopg.connect(world.endpoints.app_dsn) as connection:
-            for index in range(ROWS):
-                # One transaction each.
-                outbox.publish(connection, event({"key": "k", "number": (number - 1) * ROWS + index + 1}))
-                connection.commit()
-        # A relay that never was, on rows that were there before it.
-        world.topic = f"{world.name}.race{number}"
-        world.environ |= {"DOVETAIL_RELAY__NAME": f"{world.name}_{number}", route: world.topic}
-        install(world.settings(), Plan(), report=lambda _step: None, on_wait=lambda _blockers: None)
-        relays = [world.relay(DOVETAIL_DELIVERY__BATCH_ROWS="5") for _ in range(2)]
-        led_by(*relays)
-        world.wait_until_published()
-        for relay in relays:
-            relay.kill()
-        books = world.books()
-        assert books.ok, f"race {number}: {books}"
-        drop_slot(world)
-
-
-def drop_slot(world: World) -> None:
-    slot = world.settings().relay.slot
-    with psycopg.connect(world.endpoints.superuser_dsn, autocommit=True) as connection:
-        free = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
-        wait_until(lambda: connection.execute(free, (slot,)).fetchone() == (False,), 10, "the slot is free")
-        connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
 
 
 def test_takeovers_between_the_delivery_modes_lose_nothing_and_repeat_only_what_at_least_once_may(world: World) -> None:

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from dovetail_local.endpoints import Endpoints
-from dovetail_relay.errors import LeadLost, Misconfigured, PostgresUnavailable
+from dovetail_relay.errors import LeadLost, Misconfigured, PostgresUnavailable, StreamEnded
+from dovetail_relay.nouns import Lsn
 from dovetail_relay.source.lead import LockSession, lock_key
 from support.waiting import wait_until
 
@@ -107,6 +108,12 @@ def test_the_pulse_of_a_missing_slot_has_no_position(session: Open) -> None:
     assert (pulse.slot_active, pulse.wal_status, pulse.confirmed_flush) == (False, None, 0)
     assert pulse.xmin > 0
     assert pulse.insert_lsn > 0
+
+
+def test_a_stream_that_is_not_on_the_server_of_the_lock_ends_the_reign(session: Open) -> None:
+    # Where a DSN of several hosts leads to two primaries, the slot of this one is idle, or not there.
+    with pytest.raises(StreamEnded):
+        session().check_stream(Lsn(0))
 
 
 def test_no_lock_session_stays_in_a_transaction(session: Open) -> None:
