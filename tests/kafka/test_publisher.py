@@ -260,6 +260,18 @@ def test_at_least_once_delivers_before_the_checkpoint_is_written(place: Place) -
     assert place.visible() == [b"a", b"b", b"c"]
 
 
+def test_at_least_once_keeps_its_producer_from_batch_to_batch(place: Place) -> None:
+    publisher = place.publisher(AtLeastOncePublisher)
+    producers = set()
+    for _ in range(3):
+        publisher.isolate(alone=False)
+        assert publisher.send(records(place, b"a")) is None
+        producers.add(publisher._events)
+    assert len(producers) == 1
+    publisher.isolate(alone=True)
+    assert publisher._events is None
+
+
 def test_a_zombie_at_least_once_cannot_write_its_checkpoint(place: Place) -> None:
     zombie = place.publisher(AtLeastOncePublisher)
     heir = place.publisher(AtLeastOncePublisher)
