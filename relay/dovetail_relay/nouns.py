@@ -6,8 +6,8 @@ its own so that a row count or an epoch can never be taken for one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, NewType
 
@@ -121,6 +121,35 @@ class CommandStep(NamedTuple):
     step: int
 
 
+class Sum(NamedTuple):
+    """A set of events: how many, and their 128-bit ids XORed, which is the same in any order."""
+
+    events: int
+    ids: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicBooks:
+    """What went to one topic, by when it was created: in the last minute, in hours, before. `text` says it in JSON."""
+
+    total: Sum
+    hours: Mapping[int, Sum]
+    fine: Mapping[int, Sum]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What went out, by topic and time, in buckets of ten seconds since 1970; `books` has the arithmetic.
+
+    Events created before `since` are in the totals only; those from `fine_from` on are kept bucket by bucket.
+    """
+
+    since: int
+    fine_from: int
+    topics: Mapping[str, TopicBooks]
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The relay's durable progress, committed to Kafka in the same transaction as the events it speaks of.
@@ -146,7 +175,7 @@ class Checkpoint:
     horizon: int = 0
     parked_lsn: Lsn = LSN_ZERO
     command: CommandStep | None = None
-    books: dict[str, object] = field(default_factory=dict)
+    books: Books | None = None
 
     def position(self) -> Position:
         """What two checkpoints are compared by."""

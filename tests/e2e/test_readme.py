@@ -18,9 +18,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -31,26 +29,12 @@ from dovetail_local.stack import Stack
 from dovetail_relay.config import load
 from dovetail_relay.setup.checks import examine
 from dovetail_relay.setup.install import Plan, install
+from support.pages import ROOT, blocks
 from support.waiting import wait_until
 from support.world import new_world
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-FENCE = re.compile(r"(?ms)(?:^<!-- (?P<mark>.*?) -->\n+)?^```(?:sh|python|toml|sql)\n(?P<text>.*?)^```$")
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
-
-
-class Block(NamedTuple):
-    """One fenced block. `mark` is None where nobody said what to do with it."""
-
-    page: Path
-    mark: str | None
-    text: str
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    for found in FENCE.finditer(page.read_text()):
-        yield Block(page, found["mark"], found["text"])
 
 
 def name(page: Path) -> str:

@@ -13,8 +13,9 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from dovetail_local.stack import Stack
+from dovetail_relay.books import add, begin
 from dovetail_relay.errors import CheckpointLost, KafkaUnavailable
-from dovetail_relay.nouns import Checkpoint, Lsn, Part
+from dovetail_relay.nouns import Checkpoint, CommandStep, Lsn, Part, Sum
 from dovetail_relay.publish.checkpoint import CheckpointReader, decode, encode
 from support.waiting import wait_until
 
@@ -31,10 +32,10 @@ FULL = Checkpoint(
     backfill=9,
     horizon=1 << 40,
     parked_lsn=Lsn(1),
-    command={"id": 1, "next": 2},
-    books={"a": [1, 2]},
+    command=CommandStep(1, 2),
+    books=add(begin(1), {("a", 1): Sum(1, 5), ("a", 3): Sum(2, 2**128 - 1)}, bucket=3),
 )
-PLAIN = replace(FULL, part=None, backfill=None, command=None, books={})
+PLAIN = replace(FULL, part=None, backfill=None, command=None, books=None)
 KEY = b"relay"
 
 

@@ -81,8 +81,8 @@ class World:
         self.relays.append(started)
         return started
 
-    def writers(self, count: int = 2, *, keys: int = 8, seed: int = 1) -> Writers:
-        return Writers(self.endpoints.app_dsn, self.aggregate, count=count, keys=keys, seed=seed)
+    def writers(self, count: int = 2, *, keys: int = 8, seed: int = 1, pause: float = 0.004) -> Writers:
+        return Writers(self.endpoints.app_dsn, self.aggregate, count=count, keys=keys, seed=seed, pause=pause)
 
     def table(self) -> list[Seen]:
         """What was committed, straight from the table."""

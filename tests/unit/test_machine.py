@@ -21,6 +21,7 @@ from dovetail_relay.errors import (
 from dovetail_relay.machine import MAX_RECYCLES, Machine, Step, admit, verdict
 from dovetail_relay.nouns import (
     Batch,
+    Books,
     Checkpoint,
     Lsn,
     Part,
@@ -60,7 +61,7 @@ TRIED = replace(HAD, seq=8, end_lsn=Lsn(2000))
         (HAD, replace(TRIED, backfill=3), True, Verdict.FOREIGN),
         (HAD, replace(HAD, writer="other"), True, Verdict.FOREIGN),
         # What travels along but is no position changes nothing.
-        (HAD, replace(TRIED, horizon=99, books={"a": 1}), True, Verdict.COMMITTED),
+        (HAD, replace(TRIED, horizon=99, books=Books(1, 1, {})), True, Verdict.COMMITTED),
     ],
 )
 def test_the_checkpoint_read_back_tells_what_became_of_the_batch(

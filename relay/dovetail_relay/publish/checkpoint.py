@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from dovetail_relay import books
 from dovetail_relay.errors import CheckpointLost, KafkaUnavailable
 from dovetail_relay.nouns import Checkpoint, CommandStep, Lsn, Part, lsn_text, parse_lsn
 
@@ -34,7 +35,7 @@ class _LeaderMoves(KafkaUnavailable):
 def encode(checkpoint: Checkpoint) -> bytes:
     """One JSON object; LSNs as PostgreSQL prints them, so that a person can read it."""
     part = checkpoint.part
-    return json.dumps(
+    head = json.dumps(
         {
             "version": VERSION,
             "epoch": checkpoint.epoch,
@@ -50,10 +51,11 @@ def encode(checkpoint: Checkpoint) -> bytes:
             "horizon": checkpoint.horizon,
             "parked_lsn": lsn_text(checkpoint.parked_lsn),
             "command": None if checkpoint.command is None else checkpoint.command._asdict(),
-            "books": checkpoint.books,
         },
         separators=(",", ":"),
-    ).encode()
+    )
+    # The books are the long part of it, and hardly change from one to the next: they bring their text with them.
+    return f'{head[:-1]},"books":{books.text(checkpoint.books)}}}'.encode()
 
 
 def decode(data: bytes) -> Checkpoint:
@@ -78,7 +80,7 @@ def decode(data: bytes) -> Checkpoint:
             horizon=int(found["horizon"]),
             parked_lsn=Lsn(parse_lsn(found["parked_lsn"])),
             command=None if command is None else CommandStep(int(command["id"]), int(command["step"])),
-            books=found["books"],
+            books=books.parse(found["books"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointLost(f"the newest record of the checkpoint topic is no checkpoint: {error}") from error
