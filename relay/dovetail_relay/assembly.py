@@ -11,25 +11,15 @@ from dovetail_relay.logs import log
 from dovetail_relay.parking import Parking
 from dovetail_relay.registry.builtin import BuiltinRegistry
 from dovetail_relay.route.dialects import mapper_for
-from dovetail_relay.route.router import Route, Router, ValueMode
+from dovetail_relay.routing import router_of
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.replication import server_error
 from dovetail_relay.telemetry import LogEvent, Telemetry
 
 
-def router_for(settings: Settings) -> Router:
-    """Where rows go, by the configuration."""
-    routes = {
-        route.aggregatetype: Route(topic=route.topic, value=route.value, on_stuck=route.on_stuck)  # type: ignore[arg-type]
-        for route in settings.routes.values()
-    }
-    default: ValueMode = "passthrough" if settings.outbox.value == "passthrough" else "avro"
-    return Router(routes, settings.outbox.topic, settings.allowed_topics, value=default)
-
-
 def intake_for(settings: Settings, session: LockSession, registry: BuiltinRegistry, telemetry: Telemetry) -> Intake:
     """The intake of one reign. Schemas that it meets are looked up over the leader's session."""
-    router = router_for(settings)
+    router = router_of(settings)
     encoder = Encoder()
 
     def learn(fingerprint: bytes) -> bool:

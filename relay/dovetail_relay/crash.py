@@ -2,7 +2,8 @@
 
 For tests of the promises, ours and yours: production code has no test hook, only an injected `on_step`. The steps, in
 order: lead, fenced, read, admitted, streaming, begin, half, produced, flushed, checkpoint_produced, checkpoint_flushed,
-committed, confirmed; and, where a row is parked, parked. What follows is as for `dovetail relay run`.
+committed, confirmed; where a row is parked, parked; and those of a recovery: taken, slot_dropped, slot_made, rebased,
+read_back, backfilled. What follows is as for `dovetail relay run`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ STEPS = (
 # Passed only where there is something to park, or a command to perform.
 RARE_STEPS = ("parked",)
 
+RECOVERY_STEPS = ("taken", "slot_dropped", "slot_made", "rebased", "read_back", "backfilled")
+
 
 class Killer:
     """Ends this process by SIGKILL, as an out-of-memory killer would: nothing is flushed, no handler runs."""
 
     def __init__(self, step: str, nth: int) -> None:
-        if step not in STEPS + RARE_STEPS:
-            raise SystemExit(f"dovetail: {step!r} is no step; the steps are {', '.join(STEPS + RARE_STEPS)}")
+        known = STEPS + RARE_STEPS + RECOVERY_STEPS
+        if step not in known:
+            raise SystemExit(f"dovetail: {step!r} is no step; the steps are {', '.join(known)}")
         self._step = step
         self._left = nth
 

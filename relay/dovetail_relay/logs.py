@@ -66,6 +66,7 @@ _LEVELS: Final = {
     LogEvent.KEY_HELD: logging.WARNING,
     LogEvent.REGISTRY_UNREACHABLE: logging.WARNING,
     LogEvent.BOOKS_UNBALANCED: logging.ERROR,
+    LogEvent.AUDIT_REWRITTEN: logging.ERROR,
     LogEvent.UNEXPECTED_ERROR: logging.ERROR,
 }
 

@@ -68,12 +68,15 @@ class Machine:
         self.durable = durable
         self._writer = writer
         self._timeline = timeline
-        self.written = durable.seq > 0  # False for the very first: nothing is in the topic yet
+        self.written = durable.seq > 0  # False for the very first, and for the first of a recovery
+        self.before: Checkpoint | None = None  # what a reader finds until then
         self.attempt: Checkpoint | None = None
         # at_least_once: delivered, but not yet covered by a checkpoint in Kafka.
         self.pending: Checkpoint | None = None
         self.recycles = 0
         self._command_settled = False
+        # The head of the audit log, as the next checkpoint carries it.
+        self.audit = durable.audit
 
     @property
     def base(self) -> Checkpoint:
@@ -100,6 +103,7 @@ class Machine:
             horizon=horizon,
             parked_lsn=max(base.parked_lsn, parked_lsn),
             command=batch.command or (None if self._command_settled else base.command),
+            audit=self.audit,
         )
         self._command_settled = False
         return self.attempt
@@ -145,7 +149,7 @@ class Machine:
 
     def recycled(self, found: Checkpoint | None, *, all_acknowledged: bool) -> Step:
         """A new producer has fenced the old one, and `found` is what it read. Raises CheckpointMoved on another's."""
-        had = self.durable if self.written else None
+        had = self.durable if self.written else self.before
         if self.attempt is None:
             if (None if found is None else found.position()) != (None if had is None else had.position()):
                 raise CheckpointMoved("another relay wrote the checkpoint")
@@ -179,20 +183,24 @@ class Machine:
 def admit(
     facts: ServerFacts, row: RelayRow, found: Checkpoint | None, history: tuple[TimelineSwitch, ...]
 ) -> Checkpoint | None:
-    """Whether a leader may stream, step 4. Returns the checkpoint to go on from, None for the very first start.
+    """Whether a leader may stream, step 4. Returns the checkpoint to go on from, None where one begins: at the very
+    first start, and at the start of a recovery.
 
     Raises the named halt otherwise. Nothing has been written when it raises.
     """
     if facts.in_recovery:
         raise Misconfigured("this server is a standby (pg_is_in_recovery); connect to the primary")
-    for known, where in ((row.system_id, "dovetail.relay"), (found.system_id if found else None, "the checkpoint")):
+    # A recovery has begun and nothing of it is in the topic yet: what is found there speaks of what was lost.
+    rebased = row.recovery_horizon is not None and (found is None or found.epoch < row.epoch)
+    checkpoint_id = None if found is None or rebased else found.system_id
+    for known, where in ((row.system_id, "dovetail.relay"), (checkpoint_id, "the checkpoint")):
         if known is not None and known != facts.system_id:
             raise Diverged(f"the server's system id is {facts.system_id}, {where} knows {known}")
     _check_slot(facts, row)
     if facts.publication_fingerprint != row.publication_fingerprint:
         raise PublicationChanged("the publication is not the one that init recorded")
-    if found is None:
-        if row.started:
+    if found is None or rebased:
+        if row.started and not rebased:
             raise CheckpointLost("this relay has run before, and its checkpoint topic holds no checkpoint of it")
         if facts.confirmed_flush > row.consistent_point:
             raise Gap(f"slot {row.slot} is confirmed at {lsn_text(facts.confirmed_flush)}, beyond its first position")
@@ -202,7 +210,7 @@ def admit(
             f"the checkpoint speaks of database {found.database!r}, slot {found.slot!r}, epoch {found.epoch}; "
             f"this relay is {facts.database!r}, {row.slot!r}, {row.epoch}"
         )
-    _check_timeline(facts, found, history)
+    check_timeline(facts, found, history)
     if facts.confirmed_flush > found.end_lsn:
         raise Gap(
             f"slot {row.slot} is confirmed at {lsn_text(facts.confirmed_flush)}, "
@@ -226,7 +234,8 @@ def _check_slot(facts: ServerFacts, row: RelayRow) -> None:
         raise SlotLost(f"slot {row.slot!r} was still being synchronised when this server was promoted")
 
 
-def _check_timeline(facts: ServerFacts, found: Checkpoint, history: tuple[TimelineSwitch, ...]) -> None:
+def check_timeline(facts: ServerFacts, found: Checkpoint, history: tuple[TimelineSwitch, ...]) -> None:
+    """Whether the checkpoint lies on this timeline or before the switch from its own; raises Diverged."""
     if facts.timeline == found.timeline:
         return
     switches = {switch.timeline: switch.switch_lsn for switch in history}

@@ -159,7 +159,8 @@ class Checkpoint:
     `horizon` is the xmin of a snapshot taken at an LSN at or below `end_lsn`: each transaction below it is settled.
     `seq` grows by one with each checkpoint and `writer` names the process, since a bare LSN cannot tell "mine" from
     "somebody else's equal one". `command` stays in each checkpoint until its step is settled in the database;
-    `parked_lsn` is the position after the last write to `dovetail.parked`.
+    `parked_lsn` is the position after the last write to `dovetail.parked`; `audit` are number and hash of the newest
+    entry of the audit log, so that the database's owner cannot write it anew unseen.
     """
 
     epoch: int
@@ -176,6 +177,7 @@ class Checkpoint:
     parked_lsn: Lsn = LSN_ZERO
     command: CommandStep | None = None
     books: Books | None = None
+    audit: tuple[int, str] | None = None
 
     def position(self) -> Position:
         """What two checkpoints are compared by."""
@@ -239,6 +241,9 @@ class RelayRow:
     epoch: int
     publication_fingerprint: str
     started: bool
+    # While a recovery is under way: from which transaction on rows may be missing, and the command that asked for it.
+    recovery_horizon: int | None = None
+    recovery_command: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

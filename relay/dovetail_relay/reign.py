@@ -11,41 +11,34 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+from dovetail_relay.admission import Admitted, admitted, survey
 from dovetail_relay.assembly import intake_for
 from dovetail_relay.config import Settings, conninfo
 from dovetail_relay.desk.desk import OperatorDesk
-from dovetail_relay.errors import (
-    KafkaUnavailable,
-    LeadLost,
-    Misconfigured,
-    PartitionsChanged,
-    PublicationChanged,
-    RelayError,
-    Retry,
-    StreamEnded,
-)
+from dovetail_relay.errors import CheckpointLost, Halt, KafkaUnavailable, LeadLost, RelayError, Retry, StreamEnded
 from dovetail_relay.fencing import Fenced, fence_and_read, patience, short_attempts_over
 from dovetail_relay.flight import Limits
+from dovetail_relay.halted import Halted
 from dovetail_relay.health import HealthState
 from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.logs import log
-from dovetail_relay.machine import Machine, admit
+from dovetail_relay.machine import Machine
 from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, RelayRow, lsn_text
 from dovetail_relay.pipeline import READ_LIMIT, Pipeline
 from dovetail_relay.publish.port import Publisher
+from dovetail_relay.recovery import Hands, Recovery, ToldToStop
 from dovetail_relay.registry.builtin import BuiltinRegistry
 from dovetail_relay.side import SideThread
-from dovetail_relay.source import timeline
 from dovetail_relay.source.backfill import StoredRows, backfill_rows
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.parked import ParkedRows
 from dovetail_relay.source.replication import Connector, ReplicationStream, SlotBusy
 from dovetail_relay.suspicion import Suspicion
 from dovetail_relay.telemetry import LogEvent, Telemetry
+from dovetail_relay.watch import Watch
 
 # The working loop touches its session this often; a standby evicts a leader that has not for a lease.
 PULSE_SECONDS = 2.0
-PUBLICATION_WATCH_SECONDS = 5.0
 # SIGTERM: how long the batch under way may still take. The slot is free well within 5 s.
 DRAIN_SECONDS = 3.0
 SLOT_BUSY_STEP_SECONDS = 0.1
@@ -84,8 +77,13 @@ class Reign:
         self._pipeline: Pipeline | None = None
         self._desk: OperatorDesk | None = None
         self._suspicion: Suspicion | None = None
-        self._watch_due = 0.0
-        self._recorded: str | None = None
+        self._unreadable: CheckpointLost | None = None
+        hands = Hands(
+            given.settings, session, self._aside, lambda: self._touch(force=True), given.stopping, given.on_step
+        )
+        self._recovery = Recovery(hands)
+        self._halted = Halted(hands, self._recovery, given.publisher)
+        self._watch = Watch(session, given.settings.outbox.publication, self._halted)
         self._backfilled = 0
         self._connector = Connector(conninfo(given.settings, "relay"))
 
@@ -96,14 +94,17 @@ class Reign:
             found = self._fence()
             if self._given.stopping():
                 return
-            row, durable, first = self._admit(found)
-            machine = Machine(durable, writer=self._given.writer, timeline=self._timeline)
-            machine.written = not first
-            pipeline = self._pipeline = self._assemble(machine)
-            self._backfill(pipeline, row)
-            if not row.started and not self._given.stopping():
+            at = self._admit(found)
+            pipeline = self._pipeline = self._assemble(at.machine(self._given.writer))
+            self._backfill(pipeline, at.row)
+            if not at.row.started and not self._given.stopping():
                 self._session.mark_started()
             self._stream(pipeline)
+        except ToldToStop:
+            return
+        except Halt as halt:
+            self._halted.tell(halt)
+            raise
         except (LeadLost, StreamEnded):
             self._cover_what_is_out()
             raise
@@ -134,6 +135,10 @@ class Reign:
                     # The short attempts are over: the next waits long, and nobody should have to guess why.
                     self._kafka_lost("Kafka does not answer; nothing streams until it does")
                 continue
+            if isinstance(error, CheckpointLost):
+                # A recovery writes a new one; without one under way admission halts with this.
+                self._unreadable = error
+                return None
             if error is not None:
                 raise error
             if isinstance(result, Fenced):
@@ -149,44 +154,22 @@ class Reign:
                 return None, None
         return done
 
-    def _admit(self, found: Checkpoint | None) -> tuple[RelayRow, Checkpoint, bool]:
-        """The checks of step 4. Returns init's row, where to go on from, and whether this is the very first start."""
-        row = self._session.relay_row()
-        if self._session.messages_promised() and not self._settings.outbox.messages:
-            raise Misconfigured(
-                "services were told that logical messages are read, and outbox.messages is off: they would be lost",
-                remedy="set outbox.messages = true, or dovetail init once nobody emits any",
-            )
-        self._recorded = row.publication_fingerprint
-        # Asked now and not when the connection was made: a standby may have been promoted in between.
-        replication = self._connector.open()
-        system_id, now = timeline.identify(replication)
-        history = timeline.history(replication, now)
-        self._timeline = now
-        facts = self._session.server_facts(system_id, now, self._settings.outbox.publication)
-        admitted = admit(facts, row, found, history)
-        self._check_partitions()
-        self._given.on_step("admitted")
-        if admitted is not None:
-            return row, admitted, False
-        first = Checkpoint(
-            epoch=row.epoch,
-            seq=0,
-            writer="",
-            system_id=system_id,
-            timeline=now,
-            database=facts.database,
-            slot=row.slot,
-            end_lsn=row.consistent_point,
-            backfill=0 if row.snapshot is not None else None,
-        )
-        return row, first, True
-
-    def _check_partitions(self) -> None:
-        for topic, recorded in self._session.partition_counts().items():
-            actual = self._given.publisher.partitions(topic, timeout=5.0)
-            if actual is not None and actual != recorded:
-                raise PartitionsChanged(f"topic {topic} has {actual} partitions, init recorded {recorded}")
+    def _admit(self, found: Checkpoint | None) -> Admitted:
+        """The checks of step 4, asked again where an operator's command has answered a halt."""
+        settings, session, publisher = self._settings, self._session, self._given.publisher
+        while True:
+            # Asked now and not when the connection was made: a standby may have been promoted in between.
+            ground = survey(session, settings, self._connector.open(), found)
+            try:
+                at = admitted(ground, session, publisher, settings.checkpoint_topic, self._unreadable)
+            except Halt as halt:
+                if self._halted.answered(halt, ground):
+                    continue
+                raise
+            self._given.on_step("admitted")
+            self._watch.recorded, self._watch.recovering = at.row.publication_fingerprint, at.row.recovery_command
+            self._halted.refuse_idle(at.row.recovery_command)
+            return at
 
     # -- the rooms joined ---------------------------------------------------------------------------------------------
 
@@ -244,16 +227,24 @@ class Reign:
     def _backfill(self, pipeline: Pipeline, row: RelayRow) -> None:
         """Publish what was committed before the slot's consistent point: it never streams."""
         next_seq = pipeline.machine.durable.backfill
-        if next_seq is None:
-            if not pipeline.machine.written:
-                self._publish(pipeline, Batch([], row.consistent_point, None))
-            return
+        if next_seq is None and not pipeline.machine.written:
+            self._publish(pipeline, Batch([], row.consistent_point, None))
+        if next_seq is not None:
+            self._publish_older(pipeline, row, next_seq)
+        if row.recovery_horizon is not None and not self._given.stopping():
+            self._recovery.finish(row)
+
+    def _publish_older(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> None:
+        if row.recovery_horizon is not None:
+            self._given.state.waiting("recovering", "nothing: wait, or follow it with dovetail recover --follow")
+            if not self._recovery.read_back(row):
+                return
         while (after := self._backfill_from(pipeline, row, next_seq)) is not None:
             # Not all of it: rows or topics were refused, and are known now.
             next_seq = after
         if self._given.stopping():
             return
-        self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None))
+        self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None), write=True)
         log(LogEvent.RECOVERY_FINISHED, "published the rows that were there before the slot", events=self._backfilled)
 
     def _backfill_from(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> int | None:
@@ -261,32 +252,38 @@ class Reign:
         assert row.snapshot is not None  # noqa: S101 - a backfill was begun from it
         batches = backfill_rows(
             conninfo(self._settings, "relay"),
-            row.snapshot,
+            row,
             next_seq,
             self._settings.delivery.batch_rows,
             self._intake.stored_row,
         )
-        while True:
-            # The first fetch sorts all that is there: on the side thread, so that the lead is kept meanwhile.
-            self._side.submit(lambda: next(batches, None))
-            found, error = self._await_side()
-            if error is not None:
-                raise error
-            if found is None or self._given.stopping():
-                return None
+        # The first fetch sorts all that is there: on the side thread, so that the lead is kept meanwhile.
+        while (found := self._aside(lambda: next(batches, None))) is not None:
+            if self._given.stopping():
+                break
             rows = cast("StoredRows", found)
             given_up = pipeline.given_up
             self._publish(
                 pipeline, Batch(rows.records, row.consistent_point, None, backfill=rows.after, parked=rows.parked)
             )
             if self._given.stopping():
-                return None
+                break
             if pipeline.given_up != given_up:
                 return pipeline.machine.durable.backfill or 0
             self._backfilled += len(rows.records)
+            self._recovery.publishing(row, self._backfilled)
+        return None
 
-    def _publish(self, pipeline: Pipeline, batch: Batch) -> None:
-        pipeline.send(batch)
+    def _aside(self, job: Callable[[], object]) -> object:
+        """A job on the side thread, while the lead is kept here; None when told to stop before its end."""
+        self._side.submit(job)
+        result, error = self._await_side()
+        if error is not None:
+            raise error
+        return result
+
+    def _publish(self, pipeline: Pipeline, batch: Batch, *, write: bool = False) -> None:
+        pipeline.send(batch, write=write)
         # Told to stop, it leaves the batch under way to `_drain`: Kafka may be away.
         while pipeline.in_flight is not None and not self._given.stopping():
             self._wait(pipeline.wait_seconds(), stream=None)
@@ -400,21 +397,15 @@ class Reign:
         if pipeline is None:
             return
         pipeline.observe(pulse.insert_lsn)
-        self._watch_publication(now)
+        self._watch.look(now, pipeline.machine)
         if self._desk is not None:
             self._desk.look()
         if self._suspicion is not None:
             self._suspicion.look(pipeline.machine.durable)
-        if self._horizon is not None and self._horizon[1] <= pipeline.machine.durable.end_lsn:
+        durable = pipeline.machine.durable
+        # While rows from before the slot are still to come, what is settled is not yet published.
+        if self._horizon is not None and self._horizon[1] <= durable.end_lsn and durable.backfill is None:
             pipeline.horizon = self._horizon[0]
             self._horizon = None
         if self._horizon is None:
             self._horizon = (pulse.xmin, pulse.insert_lsn)
-
-    def _watch_publication(self, now: float) -> None:
-        """A publication that loses the outbox, or is dropped (PostgreSQL 18), skips rows without any error."""
-        if now < self._watch_due or self._recorded is None:
-            return
-        self._watch_due = now + PUBLICATION_WATCH_SECONDS
-        if self._session.publication_fingerprint(self._settings.outbox.publication) != self._recorded:
-            raise PublicationChanged("the publication was changed while its events were streaming")

@@ -154,6 +154,7 @@ class LogEvent(StrEnum):
     SCHEMA_LEARNED = "schema_learned"
     REGISTRY_UNREACHABLE = "registry_unreachable"
 
+    AUDIT_REWRITTEN = "audit_rewritten"
     COMMAND_TAKEN = "command_taken"
     COMMAND_SETTLED = "command_settled"
     RECOVERY_STARTED = "recovery_started"

@@ -12,13 +12,9 @@ from typing import Any
 from dovetail_relay import reign
 from dovetail_relay.config import load
 from dovetail_relay.crash import Killer
-<<<<<<< HEAD
-from dovetail_relay.nouns import Lsn
-from dovetail_relay.route.mapper import Mapper
-=======
 from dovetail_relay.ledger import Ledger
 from dovetail_relay.nouns import Lsn, Record
->>>>>>> b414ab8 (feat(reconcile): the outbox against its topics, by sums first and by id where they differ)
+from dovetail_relay.route.mapper import Mapper
 from dovetail_relay.service import main
 from dovetail_relay.source.replication import ReplicationStream
 
@@ -52,7 +48,6 @@ def confirms_what_it_received() -> None:
     ReplicationStream.read = read  # type: ignore[method-assign]
 
 
-<<<<<<< HEAD
 def dies_of_poison() -> None:
     """End at the first sight of a row of key `poison`, as a fault in a library's C code would."""
     honest = Mapper.record
@@ -63,7 +58,8 @@ def dies_of_poison() -> None:
         return honest(self, row, position_prefix, index)
 
     Mapper.record = record  # type: ignore[method-assign]
-=======
+
+
 def loses_an_event() -> None:
     """Drop one record on its way from the stream to the batch, once, when a hundred have passed."""
     honest, passed = Ledger.add, 0
@@ -75,17 +71,13 @@ def loses_an_event() -> None:
         honest(self, records[1:] if lost else records, **sizes)
 
     Ledger.add = add  # type: ignore[assignment,method-assign]
->>>>>>> b414ab8 (feat(reconcile): the outbox against its topics, by sums first and by id where they differ)
 
 
 BUGS: dict[str, Callable[[], None]] = {
     "checkpoint_ignored": checkpoint_ignored,
     "confirms_what_it_received": confirms_what_it_received,
-<<<<<<< HEAD
     "dies_of_poison": dies_of_poison,
-=======
     "loses_an_event": loses_an_event,
->>>>>>> b414ab8 (feat(reconcile): the outbox against its topics, by sums first and by id where they differ)
 }
 
 if __name__ == "__main__":

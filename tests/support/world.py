@@ -94,6 +94,14 @@ class World:
         """What a `read_committed` reader finds from beginning to end, partition by partition."""
         return read_topic(self.endpoints.bootstrap_servers, topic or self.topic)
 
+    def positions(self) -> dict[int, list[tuple[int, int, int]]]:
+        """Partition → the positions of its events, (epoch, commit LSN, index), in the order of the topic."""
+        found: dict[int, list[tuple[int, int, int]]] = {}
+        for message in read_records(self.endpoints.bootstrap_servers, self.topic):
+            epoch, lsn, index = dict(message.headers())["position"].decode().split("/")
+            found.setdefault(message.partition(), []).append((int(epoch), int(lsn, 16), int(index)))
+        return found
+
     def confirmed_flush(self) -> int:
         """The slot's confirmed position as a number."""
         with psycopg.connect(self.endpoints.owner_dsn) as connection:

@@ -38,7 +38,13 @@ Place = tuple[str, int]
 class Topics:
     """One consumer. Not thread-safe. What Kafka refuses or does not answer comes out as ServerUnreachable or named."""
 
-    def __init__(self, settings: Settings, *, on_trouble: Callable[[str], None] = lambda _text: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_trouble: Callable[[str], None] = lambda _text: None,
+        isolation: str = "read_committed",
+    ) -> None:
         self._brokers = settings.kafka.bootstrap_servers
         self._said: list[str] = []
         self._on_trouble = on_trouble
@@ -49,9 +55,11 @@ class Topics:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
-            "isolation.level": "read_committed",
+            "isolation.level": isolation,
             "auto.offset.reset": "earliest",
             "allow.auto.create.topics": False,
+            # What is fetched ahead: enough to keep a reader busy, and no more memory than that.
+            "queued.max.messages.kbytes": 16_384,
             # The end of a partition is told by a fetch that found nothing, and that is what a look waits for.
             "fetch.wait.max.ms": 50,
             "error_cb": self._trouble,
@@ -97,6 +105,30 @@ class Topics:
                         yield message
                     elif error.code() == KafkaError._PARTITION_EOF:
                         open_ends.discard((message.topic() or "", message.partition() or 0))
+        finally:
+            self._consumer.unassign()
+
+    def read_up_to(self, starts: Mapping[Place, int], ends: Mapping[Place, int]) -> Iterator[list[Message]]:
+        """Committed records from `starts` to `ends` as they come; an empty list whenever there was none for a moment.
+
+        Unlike `read` it waits for whoever has a transaction open before an end: what is behind it may be committed.
+        """
+        left = {place: end for place, end in ends.items() if starts[place] < end}
+        self._consumer.assign([TopicPartition(*place, starts[place]) for place in left])
+        try:
+            while left:
+                found: list[Message] = []
+                for message in self._batch(_POLL_SECONDS):
+                    place = (message.topic() or "", message.partition() or 0)
+                    error, at = message.error(), message.offset() or 0
+                    if error is None:
+                        found.append(message)
+                        at += 1
+                    elif error.code() != KafkaError._PARTITION_EOF:
+                        continue
+                    if at >= left.get(place, at + 1):
+                        del left[place]
+                yield found
         finally:
             self._consumer.unassign()
 

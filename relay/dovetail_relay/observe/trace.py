@@ -18,7 +18,7 @@ from dovetail_relay.observe.events import event_id as id_header
 from dovetail_relay.observe.events import text
 from dovetail_relay.observe.facts import Finding
 from dovetail_relay.observe.topics import Place, Topics, stamp_seconds
-from dovetail_relay.route.router import Route, Router
+from dovetail_relay.routing import router_of
 from dovetail_schemas import headers as names
 
 # Clocks of the database and of the relay's machine differ by less; more would only be read for nothing.
@@ -53,12 +53,8 @@ class Search:
 
 def topic_of(settings: Settings, aggregatetype: str, event_id: str) -> str:
     """Where the relay sends rows of this aggregate type. Raises StuckMessage where it may not send them anywhere."""
-    routes = {
-        route.aggregatetype: Route(topic=route.topic, value=route.value, on_stuck=route.on_stuck)  # type: ignore[arg-type]
-        for route in settings.routes.values()
-    }
     try:
-        router = Router(routes, settings.outbox.topic, settings.allowed_topics)
+        router = router_of(settings)
     except ConfigInvalid as error:
         raise StuckMessage(str(error), event_id=event_id, reason="unroutable") from error
     return router.target(aggregatetype, event_id=event_id).topic

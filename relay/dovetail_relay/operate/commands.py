@@ -131,8 +131,8 @@ class _Watch:
             if command.state == "pending":
                 self._waiting(connection)
             else:
-                counts = {name: value for name, value in command.progress.items() if isinstance(value, int)}
-                facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in counts.items())
+                shown = {name: value for name, value in command.progress.items() if isinstance(value, str | int)}
+                facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
                 self.once(facts, f"command {self._id} {command.state}" + (f": {facts}" if facts else ""))
             time.sleep(_LOOK_SECONDS)
 

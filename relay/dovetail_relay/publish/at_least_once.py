@@ -70,8 +70,8 @@ class AtLeastOncePublisher:
         return self._checkpoints.read(timeout)
 
     def isolate(self, *, alone: bool) -> None:
-        # The checkpoint's own producer sends one record at a time as it is. Asked after each batch: a producer is only made
-        # anew where it must send otherwise than now, for the first event of a new one waits for its id.
+        # The checkpoint's own producer sends one record at a time as it is. Asked after each batch: a producer is only
+        # made anew where it must send otherwise than now, for the first event of a new one waits for its id.
         if alone != self._alone:
             self._alone = alone
             self._discard()

@@ -51,6 +51,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
             "horizon": checkpoint.horizon,
             "parked_lsn": lsn_text(checkpoint.parked_lsn),
             "command": None if checkpoint.command is None else checkpoint.command._asdict(),
+            "audit": checkpoint.audit,
         },
         separators=(",", ":"),
     )
@@ -65,7 +66,7 @@ def decode(data: bytes) -> Checkpoint:
         version = found["version"]
         if version != VERSION:
             raise CheckpointLost(f"the checkpoint has version {version!r}; this relay reads {VERSION}")
-        part, command = found["part"], found["command"]
+        part, command, audit = found["part"], found["command"], found.get("audit")
         return Checkpoint(
             epoch=int(found["epoch"]),
             seq=int(found["seq"]),
@@ -81,6 +82,7 @@ def decode(data: bytes) -> Checkpoint:
             parked_lsn=Lsn(parse_lsn(found["parked_lsn"])),
             command=None if command is None else CommandStep(int(command["id"]), int(command["step"])),
             books=books.parse(found["books"]),
+            audit=None if audit is None else (int(audit[0]), str(audit[1])),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointLost(f"the newest record of the checkpoint topic is no checkpoint: {error}") from error

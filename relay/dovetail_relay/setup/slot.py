@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,15 @@ class Blocker:
 
 
 OnWait = Callable[[list[Blocker]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class NewSlot:
+    """A slot that was just made: where it begins, and the snapshot of what lies before that."""
+
+    system_id: str
+    consistent_point: str
+    snapshot: str
 
 
 def slot_facts(connection: psycopg.Connection[Any], slot: str) -> dict[str, Any] | None:
@@ -180,33 +190,45 @@ def _make(
     on_wait: OnWait,
 ) -> str:
     """Make the slot and write its row; when the row cannot be written the slot goes again."""
-    name = settings.relay.slot
+    with new_slot(settings, relay, on_wait) as made:
+        relay.execute(
+            queries["setup_store_relay"],
+            {
+                "relay": settings.relay.name,
+                "slot": settings.relay.slot,
+                "system_id": made.system_id,
+                "consistent_point": made.consistent_point,
+                # Rows of another table carry no transaction ids: which of them the slot has not seen is unknown.
+                "snapshot": None if settings.outbox.foreign else made.snapshot,
+                "fingerprint": fingerprint,
+                "partitions": json.dumps(dict(partitions), sort_keys=True),
+            },
+        )
+    return made.consistent_point
+
+
+@contextmanager
+def new_slot(settings: Settings, watch: psycopg.Connection[Any], on_wait: OnWait) -> Iterator[NewSlot]:
+    """Make the slot, for a body that writes down where it begins; when the body fails the slot goes again.
+
+    `on_wait` hears every two seconds whom the server waits for, as `watch` sees it; what it raises ends the wait.
+    """
     with replication_session(settings) as replication:
         system = replication.execute("IDENTIFY_SYSTEM").fetchone() or {}
-        made = _create(replication, relay, settings, on_wait)
+        made = _create(replication, watch, settings, on_wait)
         try:
             # The exported snapshot lives as long as the replication connection sends nothing more.
             snapshot = _snapshot_text(settings, made["snapshot_name"])
-            relay.execute(
-                queries["setup_store_relay"],
-                {
-                    "relay": settings.relay.name,
-                    "slot": name,
-                    "system_id": system["systemid"],
-                    "consistent_point": made["consistent_point"],
-                    # Rows of another table carry no transaction ids: which of them the slot has not seen is unknown.
-                    "snapshot": None if settings.outbox.foreign else snapshot,
-                    "fingerprint": fingerprint,
-                    "partitions": json.dumps(dict(partitions), sort_keys=True),
-                },
-            )
+            yield NewSlot(str(system["systemid"]), str(made["consistent_point"]), snapshot)
         except BaseException:
-            replication.execute(sql.SQL("DROP_REPLICATION_SLOT {}").format(sql.Identifier(name)))
+            slot = sql.Identifier(settings.relay.slot)
+            replication.execute(sql.SQL("DROP_REPLICATION_SLOT {}").format(slot))
             raise
-    return str(made["consistent_point"])
 
 
-def _create(replication: Session, watch: Session, settings: Settings, on_wait: OnWait) -> dict[str, Any]:
+def _create(
+    replication: Session, watch: psycopg.Connection[Any], settings: Settings, on_wait: OnWait
+) -> dict[str, Any]:
     failover = ", FAILOVER true" if replication.info.server_version >= FAILOVER_SINCE else ""
     statement = sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export'" + failover + ")").format(
         sql.Identifier(settings.relay.slot),

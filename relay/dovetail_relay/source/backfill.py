@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from dovetail_relay.nouns import Parked, Record
+from dovetail_relay.nouns import Parked, Record, RelayRow
 from dovetail_relay.source.replication import server_error
 from dovetail_schemas.sql import queries
 
@@ -22,20 +22,29 @@ class StoredRows(NamedTuple):
 
 def backfill_rows(
     conninfo: str,
-    snapshot: str,
+    row: RelayRow,
     next_seq: int,
     batch_rows: int,
     take: Callable[[tuple[bytes | None, ...], int], tuple[Record | None, Parked | None]],
 ) -> Iterator[StoredRows]:
-    """Batches from `next_seq` on, of the rows visible in `snapshot`, in the order of `seq`.
+    """Batches from `next_seq` on, of the rows visible in the slot's snapshot, in the order of `seq`.
 
-    `take` says what goes out of a row, and what waits.
+    In a recovery only of those that may be missing, without what was read back from the topics. `take` says what goes
+    out of a row, and what waits.
     A server-side cursor, so that memory stays flat whatever was there before.
     """
     try:
         with psycopg.connect(conninfo) as connection, connection.cursor("dovetail_backfill") as cursor:
             cursor.itersize = batch_rows
-            cursor.execute(queries["relay_backfill"], {"next_seq": next_seq, "snapshot": snapshot})
+            cursor.execute(
+                queries["relay_backfill"],
+                {
+                    "relay": row.name,
+                    "next_seq": next_seq,
+                    "snapshot": row.snapshot,
+                    "horizon": row.recovery_horizon or 0,
+                },
+            )
             while rows := cursor.fetchmany(batch_rows):
                 taken = [take(tuple(row[1:]), row[0]) for row in rows]
                 yield StoredRows(

@@ -10,6 +10,7 @@ The leader writes to PostgreSQL over this session only: who has lost the lock ca
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -22,8 +23,8 @@ from dovetail_relay.source.publication import publication_fingerprint
 from dovetail_relay.source.replication import server_error
 from dovetail_schemas.sql import queries
 
-# SQLSTATEs of an object that is not there: init has not run.
-_NOT_INITIALISED = {"42P01", "3F000"}
+# SQLSTATEs of an object that is not there: init has not run, or not since this release.
+_NOT_INITIALISED = {"42P01": "table", "3F000": "schema", "42703": "column"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,39 @@ def lock_key(purpose: str, slot: str) -> int:
     """A 64-bit advisory lock key; the same for every replica of a relay."""
     digest = hashlib.sha256(f"dovetail.{purpose}.{slot}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def relay_row_of(row: Mapping[str, Any]) -> RelayRow:
+    """What `relay_row` answered."""
+    return RelayRow(
+        name=row["name"],
+        slot=row["slot"],
+        system_id=row["system_id"],
+        consistent_point=parse_lsn(row["consistent_point"]),
+        snapshot=row["snapshot"],
+        epoch=row["epoch"],
+        publication_fingerprint=row["publication_fingerprint"],
+        started=row["started"],
+        recovery_horizon=row["recovery_horizon"],
+        recovery_command=row["recovery_command"],
+    )
+
+
+def server_facts_of(row: Mapping[str, Any], system_id: str, timeline: int, fingerprint: str | None) -> ServerFacts:
+    """What `relay_server_facts` answered, with what was asked elsewhere."""
+    return ServerFacts(
+        system_id=system_id,
+        timeline=timeline,
+        database=row["database"],
+        in_recovery=row["in_recovery"],
+        slot_found=row["slot_found"],
+        slot_plugin=row["plugin"],
+        slot_database=row["slot_database"],
+        slot_lost=row["slot_lost"],
+        slot_temporary=row["slot_temporary"],
+        confirmed_flush=parse_lsn(row["confirmed_flush"]),
+        publication_fingerprint=fingerprint,
+    )
 
 
 class LockSession:
@@ -134,16 +168,7 @@ class LockSession:
         row = rows[0]
         if row["slot"] != self._slot:
             raise Misconfigured(f"relay {self._relay!r} was set up with slot {row['slot']!r}, not {self._slot!r}")
-        return RelayRow(
-            name=row["name"],
-            slot=row["slot"],
-            system_id=row["system_id"],
-            consistent_point=parse_lsn(row["consistent_point"]),
-            snapshot=row["snapshot"],
-            epoch=row["epoch"],
-            publication_fingerprint=row["publication_fingerprint"],
-            started=row["started"],
-        )
+        return relay_row_of(row)
 
     def outbox_names(self, schema: str, table: str) -> frozenset[tuple[str, str]]:
         """The outbox table and its leaves, as (schema, name)."""
@@ -167,24 +192,19 @@ class LockSession:
     def server_facts(self, system_id: str, timeline: int, publication: str) -> ServerFacts:
         """What admission needs to know, `system_id` and `timeline` from the replication connection."""
         row = self.rows(queries["relay_server_facts"], {"slot": self._slot})[0]
-        return ServerFacts(
-            system_id=system_id,
-            timeline=timeline,
-            database=row["database"],
-            in_recovery=row["in_recovery"],
-            slot_found=row["slot_found"],
-            slot_plugin=row["plugin"],
-            slot_database=row["slot_database"],
-            slot_lost=row["slot_lost"],
-            slot_temporary=row["slot_temporary"],
-            confirmed_flush=parse_lsn(row["confirmed_flush"]),
-            publication_fingerprint=self.publication_fingerprint(publication),
-        )
+        return server_facts_of(row, system_id, timeline, self.publication_fingerprint(publication))
 
     def messages_promised(self) -> bool:
         """Whether init told services that logical messages are read here."""
         rows = self.rows(queries["setup_messages"], {"relay": self._relay})
         return bool(rows and rows[0]["messages"])
+
+    def audit_head(self, known: tuple[int, str] | None) -> tuple[int, str] | None:
+        """Number and hash of the newest entry of the audit log; None where `known` is not in it any more."""
+        rows = self.rows(queries["audit_head"], {"known": 0 if known is None else known[0]})
+        if known is not None and (not rows or rows[0]["known_hash"] != known[1]):
+            return None
+        return (rows[0]["seq"], rows[0]["hash"]) if rows else None
 
     def mark_started(self) -> None:
         """From now on an empty checkpoint topic is CHECKPOINT_LOST."""
@@ -211,5 +231,9 @@ class LockSession:
             return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
             if error.sqlstate in _NOT_INITIALISED:
-                raise Misconfigured("this database has no schema dovetail", remedy="dovetail init") from error
+                what = _NOT_INITIALISED[error.sqlstate]
+                raise Misconfigured(
+                    f"this database lacks a {what} that the relay needs: init has not run, or not since this release",
+                    remedy="dovetail init",
+                ) from error
             raise server_error(error, "PostgreSQL") from error

@@ -53,6 +53,15 @@ class Publication:
         text = json.dumps(shape, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
+    def line(self) -> str:
+        """For a person: what is published of what."""
+        what = ", ".join(sorted(self.actions)) or "nothing"
+        tables = "; ".join(
+            f"{t.schema}.{t.table} ({', '.join(t.columns)})" + (f" where {t.row_filter}" if t.row_filter else "")
+            for t in self.tables
+        )
+        return f"{what} of {tables or 'no table'}, via root {'on' if self.via_root else 'off'}"
+
 
 def read_publication(connection: psycopg.Connection[Any], name: str) -> Publication:
     """The publication as it is now. Raises LookupError when there is none of that name in this database.

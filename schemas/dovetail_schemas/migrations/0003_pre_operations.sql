@@ -184,6 +184,34 @@ CREATE UNLOGGED TABLE dovetail.recovery_seen (
     PRIMARY KEY (relay, event_id)
 );
 
+-- Rows of transactions from a horizon on that were committed before a snapshot, and that are neither in the topics, dead
+-- letters included, as far as they were read back, nor answered for by the parking. A row's own xid tells when it was written, unless it was copied
+-- from another cluster, whose ids mean nothing here: then the tuple's does, which is never newer in a row of our own.
+CREATE FUNCTION dovetail.unpublished(relay text, horizon bigint, snapshot pg_snapshot) RETURNS SETOF dovetail.outbox
+LANGUAGE sql STABLE SECURITY INVOKER
+AS $$
+    SELECT event.*
+    FROM dovetail.outbox AS event
+    WHERE event.xid >= unpublished.horizon::text::xid8
+        AND (
+            pg_visible_in_snapshot(event.xid, unpublished.snapshot)
+            -- 32 bits in a circle: older than every transaction that the snapshot saw running.
+            OR (pg_snapshot_xmin(unpublished.snapshot)::text::bigint - event.xmin::text::bigint & 4294967295)
+                BETWEEN 1 AND 2147483647
+        )
+        AND NOT EXISTS (
+            SELECT FROM dovetail.recovery_seen AS seen
+            WHERE seen.relay = unpublished.relay AND seen.event_id = event.id
+        )
+        AND NOT EXISTS (
+            SELECT FROM dovetail.parked
+            WHERE parked.relay = unpublished.relay AND parked.id = event.id
+                AND parked.state IN ('parked', 'discarded')
+        )
+$$;
+REVOKE ALL ON FUNCTION dovetail.unpublished(text, bigint, pg_snapshot) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION dovetail.unpublished(text, bigint, pg_snapshot) TO dovetail_relay;
+
 -- For the books and the recovery: finds the rows of an hour without a scan, and costs an insert next to nothing.
 CREATE INDEX outbox_created ON dovetail.outbox USING brin (created_at) WITH (pages_per_range = 32, autosummarize = on);
 

@@ -15,7 +15,7 @@ LEFT JOIN pg_replication_slots AS slot ON slot.slot_name = %(slot)s
 -- name: relay_row
 -- The row that init wrote for this relay.
 SELECT name, slot, system_id, consistent_point::text, snapshot::text, epoch, publication_fingerprint,
-    started_at IS NOT NULL AS started, partition_counts
+    started_at IS NOT NULL AS started, partition_counts, recovery_horizon, recovery_command
 FROM dovetail.relay
 WHERE name = %(relay)s
 
@@ -94,12 +94,13 @@ WHERE slot_name = %(slot)s AND active_pid IS NOT NULL
 
 -- name: relay_backfill
 -- Rows that were committed before the slot's consistent point and so never stream, in the order of their writing, as
--- the raw bytes that the stream would have sent. For a server-side cursor.
+-- the raw bytes that the stream would have sent. In a recovery without those that are in the topics already, or that the
+-- parking answers for. For a server-side cursor.
 SELECT seq,
     uuid_send(id), convert_to(aggregatetype, 'UTF8'), convert_to(aggregateid, 'UTF8'), convert_to(type, 'UTF8'),
     payload, schema_fingerprint, convert_to(encoding, 'UTF8'), jsonb_send(headers), timestamptz_send(created_at)
-FROM dovetail.outbox
-WHERE seq >= %(next_seq)s AND pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
+FROM dovetail.unpublished(%(relay)s, %(horizon)s, %(snapshot)s::pg_snapshot)
+WHERE seq >= %(next_seq)s
 ORDER BY seq
 
 -- name: relay_began

@@ -1,0 +1,127 @@
+"""Which events are in the topics already: what a recovery asks before it publishes anything.
+
+Each partition is read from shortly before the oldest row that may be missing to its high watermark. A reader's own end
+is where the oldest open transaction begins, whosever it is, and committed events may lie behind that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
+
+from dovetail_relay.config import Settings
+from dovetail_relay.errors import StuckMessage
+from dovetail_relay.nouns import dead_letter_topic
+from dovetail_relay.observe.events import event_id
+from dovetail_relay.observe.topics import Place, Topics, stamp_seconds
+from dovetail_relay.routing import router_of
+from dovetail_relay.setup.topics import Cluster
+from dovetail_schemas import headers as names
+
+# Records carry the time of the relay's machine, rows that of the database, or any time that a service has given them.
+MARGIN_SECONDS: Final = 3600.0
+
+
+class Sighting(NamedTuple):
+    """One event in a topic: its id, and when its row was written, as the record says (RFC 3339)."""
+
+    event_id: UUID
+    time: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What one topic can still tell. `begins` is the time of its oldest record where something was taken away."""
+
+    topic: str
+    partitions: int
+    compacted: bool | None
+    begins: float | None
+
+
+def topics_of_rows(settings: Settings, aggregatetypes: Collection[str], recorded: Collection[str]) -> set[str]:
+    """Where rows of these types go, or went under an earlier configuration, and where their dead letters are."""
+    router = router_of(settings)
+    found = {*settings.topics(), *recorded} - {settings.checkpoint_topic}
+    for aggregatetype in aggregatetypes:
+        try:
+            found.add(router.target(aggregatetype).topic)
+        except StuckMessage:
+            continue  # it has never been anywhere
+    return found | {dead_letter_topic(topic) for topic in found}
+
+
+def published(settings: Settings, topics: Collection[str], since: float) -> Iterator[list[Sighting]]:
+    """What the topics hold from `since` (Unix seconds) on; an empty list whenever it waits. A topic may be missing."""
+    with ExitStack() as opened:
+        committed = opened.enter_context(closing(Topics(settings)))
+        raw = opened.enter_context(closing(Topics(settings, isolation="read_uncommitted")))
+        counts = raw.partitions()
+        places = [(topic, number) for topic in sorted(topics) for number in range(counts.get(topic, 0))]
+        if not places:
+            return
+        starts = raw.offsets_at(places, since - MARGIN_SECONDS)
+        ends = {place: raw.low_high(*place)[1] for place in places}
+        for place in places:
+            # A consumer that has been asked about a partition knows its leader, and need not look for it first.
+            committed.low_high(*place)
+        for messages in committed.read_up_to(starts, ends):
+            yield [found for message in messages if (found := _sighting(message.headers())) is not None]
+
+
+def reaches(settings: Settings, topics: Collection[str]) -> list[Reach]:
+    """How far back each of the topics goes, those that exist."""
+    with closing(Topics(settings)) as reader:
+        counts = {topic: count for topic, count in reader.partitions().items() if topic in topics}
+        compacted = _compacted(settings, counts)
+        return [
+            Reach(topic, count, compacted.get(topic), _begins(reader, topic, count))
+            for topic, count in sorted(counts.items())
+        ]
+
+
+def _begins(reader: Topics, topic: str, partitions: int) -> float | None:
+    """The newest of the partitions' beginnings, None where nothing was ever taken away."""
+    begins: list[float] = []
+    for number in range(partitions):
+        low, high = reader.low_high(topic, number)
+        if low == 0:
+            continue
+        place: Place = (topic, number)
+        first = next((found[0] for found in reader.read_up_to({place: low}, {place: high}) if found), None)
+        seconds = None if first is None else stamp_seconds(first)
+        begins.append(float("inf") if seconds is None else seconds)
+    return max(begins, default=None)
+
+
+def _compacted(settings: Settings, topics: Collection[str]) -> Mapping[str, bool]:
+    """Which of them are compacted; a topic whose settings we may not see is left out."""
+    resources = {topic: ConfigResource(ResourceType.TOPIC, topic) for topic in topics}
+    if not resources:
+        return {}
+    futures = Cluster(settings).client.describe_configs(list(resources.values()), request_timeout=10.0)
+    found: dict[str, bool] = {}
+    for topic, resource in resources.items():
+        try:
+            entries = futures[resource].result()
+        except KafkaException:
+            continue
+        found[topic] = "compact" in (entries["cleanup.policy"].value or "")
+    return found
+
+
+def _sighting(found: Any) -> Sighting | None:
+    raw = event_id(found)
+    try:
+        seen = UUID((raw or b"").decode("ascii"))
+    except ValueError:
+        # A record of somebody else: it is no event of an outbox.
+        return None
+    time = next((value for name, value in found if name == names.TIME), b"")
+    return Sighting(seen, time.decode("ascii", "replace") if isinstance(time, bytes) else "")

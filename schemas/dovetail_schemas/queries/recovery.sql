@@ -1,0 +1,66 @@
+-- name: recovery_drop_slot
+-- The slot that was lost goes before a new one is made under its name.
+SELECT pg_drop_replication_slot(%(slot)s)
+
+-- name: recovery_rebase
+-- The new beginning, in one statement: from here on the relay's row says that a recovery is under way. The epoch comes
+-- after every one that the row or the checkpoint has known, so positions only grow.
+UPDATE dovetail.relay
+SET system_id = %(system_id)s, consistent_point = %(consistent_point)s::pg_lsn, snapshot = %(snapshot)s::pg_snapshot,
+    epoch = greatest(epoch, %(known_epoch)s) + 1, recovery_horizon = %(horizon)s, recovery_command = %(command)s
+WHERE name = %(relay)s
+RETURNING epoch
+
+-- name: recovery_over
+-- The checkpoint says that everything from before the slot is published.
+UPDATE dovetail.relay SET recovery_horizon = NULL, recovery_command = NULL WHERE name = %(relay)s
+
+-- name: recovery_accept
+-- The publication and the partitions as they are now, seen and accepted by an operator.
+UPDATE dovetail.relay
+SET publication_fingerprint = %(fingerprint)s, partition_counts = partition_counts || %(partitions)s::jsonb
+WHERE name = %(relay)s
+
+-- name: recovery_candidates
+-- Before anything is read back: since when rows may be missing, as Unix seconds, and what kinds of them there are.
+SELECT count(*) AS rows, array_agg(DISTINCT aggregatetype) AS aggregatetypes,
+    least(greatest(extract(epoch FROM min(created_at)), 0), extract(epoch FROM clock_timestamp()))::float8 AS since
+FROM dovetail.unpublished(%(relay)s, %(horizon)s, %(snapshot)s::pg_snapshot)
+
+-- name: recovery_forget
+-- What an earlier attempt has read back.
+DELETE FROM dovetail.recovery_seen WHERE relay = %(relay)s
+
+-- name: recovery_note
+-- Ids that are in the topics. Where strays are asked for: those of them that no row of the outbox has.
+WITH noted AS (
+    INSERT INTO dovetail.recovery_seen (relay, event_id)
+    SELECT %(relay)s, event_id FROM unnest(%(ids)s::uuid[]) AS read (event_id)
+    ON CONFLICT DO NOTHING
+    RETURNING event_id
+)
+SELECT event_id::text
+FROM noted
+WHERE %(strays)s AND NOT EXISTS (SELECT FROM dovetail.outbox WHERE outbox.id = noted.event_id)
+
+-- name: recovery_missing
+-- How many rows are to be published.
+SELECT count(*) AS missing FROM dovetail.unpublished(%(relay)s, %(horizon)s, %(snapshot)s::pg_snapshot)
+
+-- name: recovery_server
+-- What an operator may ask the server itself: admission asks the same over a replication connection.
+SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_id,
+    ('x' || lpad(substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), 8, '0'))::bit(32)::int AS timeline
+
+-- name: recovery_rows
+-- Rows that may be missing, in the order of their writing, for a look that changes nothing. For a server-side cursor.
+SELECT id, aggregatetype, extract(epoch FROM created_at)::float8 AS created
+FROM dovetail.outbox
+WHERE xid >= %(horizon)s::text::xid8
+ORDER BY seq
+
+-- name: recovery_parked
+-- Which of the events that may be missing the parking answers for.
+SELECT id, state
+FROM dovetail.parked
+WHERE relay = %(relay)s AND state IN ('parked', 'discarded', 'dead_lettered')
