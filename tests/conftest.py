@@ -1,10 +1,15 @@
 """Fixtures and options that every tier above `unit` shares."""
 
 import pytest
+from hypothesis import settings
 
 from support.servers import database, stack
 
 __all__ = ["database", "stack"]
+
+# What a machine is busy with besides says nothing about the code under test.
+settings.register_profile("dovetail", deadline=None)
+settings.load_profile("dovetail")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,34 +7,31 @@ import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
 from dovetail_relay.admission import Admitted, admitted, survey
 from dovetail_relay.assembly import intake_for
-from dovetail_relay.config import Settings, conninfo
+from dovetail_relay.config import conninfo
 from dovetail_relay.desk.desk import OperatorDesk
 from dovetail_relay.errors import CheckpointLost, Halt, KafkaUnavailable, LeadLost, RelayError, Retry, StreamEnded
 from dovetail_relay.fencing import Fenced, fence_and_read, patience, short_attempts_over
 from dovetail_relay.flight import Limits
 from dovetail_relay.halted import Halted
-from dovetail_relay.health import HealthState
 from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.logs import log
 from dovetail_relay.machine import Machine
 from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, RelayRow, lsn_text
 from dovetail_relay.pipeline import READ_LIMIT, Pipeline
-from dovetail_relay.publish.port import Publisher
 from dovetail_relay.recovery import Hands, Recovery, ToldToStop
-from dovetail_relay.registry.builtin import BuiltinRegistry
 from dovetail_relay.side import SideThread
 from dovetail_relay.source.backfill import StoredRows, backfill_rows
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.parked import ParkedRows
 from dovetail_relay.source.replication import Connector, ReplicationStream, SlotBusy
+from dovetail_relay.surroundings import Surroundings
 from dovetail_relay.suspicion import Suspicion
-from dovetail_relay.telemetry import LogEvent, Telemetry
+from dovetail_relay.telemetry import LogEvent
 from dovetail_relay.watch import Watch
 
 # The working loop touches its session this often; a standby evicts a leader that has not for a lease.
@@ -42,24 +39,6 @@ PULSE_SECONDS = 2.0
 # SIGTERM: how long the batch under way may still take. The slot is free well within 5 s.
 DRAIN_SECONDS = 3.0
 SLOT_BUSY_STEP_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a reign is given by the service."""
-
-    settings: Settings
-    publisher: Publisher
-    registry: BuiltinRegistry
-    telemetry: Telemetry
-    state: HealthState
-    writer: str
-    on_step: Callable[[str], None]
-    on_streaming: Callable[[], None]
-    stopping: Callable[[], bool]
-    # True for the first reign of a process only.
-    newborn: Callable[[], bool]
-    wake_fd: int
 
 
 class Reign:

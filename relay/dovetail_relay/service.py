@@ -34,10 +34,11 @@ from dovetail_relay.publish.port import Publisher
 from dovetail_relay.registry.builtin import BuiltinRegistry
 from dovetail_relay.registry.database import look_up_with
 from dovetail_relay.registry.http import registry_app
-from dovetail_relay.reign import Reign, Surroundings
+from dovetail_relay.reign import Reign
 from dovetail_relay.source import timeline
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.replication import connect
+from dovetail_relay.surroundings import Surroundings
 from dovetail_relay.telemetry import LogEvent, Telemetry
 
 # The one standby that is seated asks for the lead this often: half of it is lost at each takeover. A question takes the
