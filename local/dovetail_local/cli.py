@@ -28,6 +28,8 @@ app = typer.Typer(
     help="Run a real PostgreSQL and a real Kafka on this machine, from Python packages alone.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 
@@ -55,7 +57,7 @@ def up(
     *,
     foreground: Annotated[bool, typer.Option(help="Stay, and stop the servers on Ctrl-C.")] = False,
 ) -> None:
-    """Start the servers and print where they are; on a running stack, only print."""
+    """Start the servers and print where they are. On a running stack, only print."""
     with _errors_in_one_line():
         # A stack keeps what it was made with; only a new one takes the defaults.
         made = made_with(directory) or (1, "18", "4.1.1")
@@ -77,7 +79,7 @@ def up(
 
 @app.command()
 def env(directory: Directory = _DEFAULT_DIRECTORY) -> None:
-    """Print the addresses as `export` lines: eval "$(dovetail local env)"."""
+    """Print the addresses as `export` lines. For a shell: eval "$(dovetail local env)"."""
     with _errors_in_one_line():
         stack = Stack(directory)
         if not stack.status():
@@ -90,7 +92,7 @@ def status(
     directory: Directory = _DEFAULT_DIRECTORY,
     output: Annotated[Output, typer.Option(help="table or json.")] = Output.TABLE,
 ) -> None:
-    """Show each server's state; exit code 5 where none runs, 3 where one is down."""
+    """Show each server's state. Exit code 5 where none runs, 3 where one is down."""
     with _errors_in_one_line():
         states = Stack(directory).status()
         _print_states(states, output)
@@ -108,7 +110,7 @@ def down(
     *,
     delete: Annotated[bool, typer.Option(help="Remove the data as well.")] = False,
 ) -> None:
-    """Stop the servers; their data stays unless --delete is given."""
+    """Stop the servers. Their data stays unless --delete is given."""
     with _errors_in_one_line():
         Stack(directory, say=_say).down(delete=delete)
         _say("stopped and removed" if delete else "stopped")

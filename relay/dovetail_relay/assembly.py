@@ -42,4 +42,5 @@ def intake_for(settings: Settings, session: LockSession, registry: BuiltinRegist
         learn=learn,
         parking=Parking(router.on_stuck),
         telemetry=telemetry,
+        max_row_bytes=settings.outbox.max_row_bytes,
     )

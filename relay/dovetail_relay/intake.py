@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 from uuid import UUID
 
-from dovetail_relay.decode import message, pgoutput
+from dovetail_relay.decode import message, oversize, pgoutput
 from dovetail_relay.encode.framing import UnknownFingerprint
 from dovetail_relay.errors import OutboxAltered, PoisonHeld, StuckMessage
 from dovetail_relay.ledger import Ledger
@@ -59,6 +59,7 @@ class Intake:
         learn: Callable[[bytes], bool],
         parking: Parking,
         telemetry: Telemetry,
+        max_row_bytes: int,
     ) -> None:
         self._tables = tables
         self._columns = columns
@@ -66,29 +67,37 @@ class Intake:
         self._learn = learn
         self.parking = parking
         self._telemetry = telemetry
+        self._max_row_bytes = max_row_bytes
         self._readers: dict[bytes, Callable[[bytes], pgoutput.Row]] = {}
         self._moment = pgoutput.Moment()
         self._read_message = message.message_reader(self._moment)
         self._prefix = b""
+        self._final_lsn = LSN_ZERO
         self._epoch = 0
         self.ledger = Ledger(LSN_ZERO, None)
         # By the server's clock: how long after its commit the newest transaction was sent, µs.
         self.behind_us = 0
         self.before_each: Taken | None = None
+        # Where the newest transaction lies in which something was too large: it has made the stream's buffer grow.
+        self.large_lsn: Lsn | None = None
 
     def restart(self, base: Checkpoint) -> None:
         """Forget what was taken in: it will stream again from `base`."""
         self._readers.clear()
         self._epoch = base.epoch
+        self.large_lsn = None
         self.ledger = Ledger(base.end_lsn, base.part)
 
-    def stored_row(self, raw: Sequence[bytes | None], seq: int) -> tuple[Record | None, Parked | None]:
+    def stored_row(self, raw: Sequence[bytes | None], seq: int, size: int) -> tuple[Record | None, Parked | None]:
         """A row that was read from the outbox table instead of the stream; its position lies before every streamed one.
 
-        What goes out, and what waits; a dead letter is both.
+        What goes out, and what waits; a dead letter is both. Its payload may be left out of `raw` where `size` is
+        beyond the limit.
         """
         self._prefix = position_prefix(self._epoch, LSN_ZERO)
-        return self._taken(lambda _frame: pgoutput.standard_row(list(raw)), b"", Place(LSN_ZERO, seq))
+        place = Place(LSN_ZERO, seq)
+        too_large = size if size > self._max_row_bytes else None
+        return self._taken(lambda _frame: pgoutput.standard_row(list(raw)), b"", place, too_large)
 
     def record_of(self, row: OutboxRow, place: Place, epoch: int | None) -> Record:
         """The record of a row that comes from the database. Raises StuckMessage where it cannot go out.
@@ -172,6 +181,7 @@ class Intake:
         if tag == pgoutput.BEGIN:
             begin = pgoutput.begin(body)
             self._moment.commit_us = begin.commit_us
+            self._final_lsn = begin.final_lsn
             if ledger.begin(begin.final_lsn, begin.commit_us):
                 self._prefix = position_prefix(self._epoch, begin.final_lsn)
         elif tag == pgoutput.COMMIT:
@@ -183,10 +193,28 @@ class Intake:
         elif tag == KEEPALIVE:
             ledger.keepalive(Lsn(int.from_bytes(body[1:], "big")))
         elif tag == message.MESSAGE:
-            self._take_message(frame, message.message(body))
+            self._take_message(frame, self._read_message)
+        elif tag == oversize.TAG:
+            self._take_large(*oversize.opened(frame))
 
-    def _take_message(self, frame: bytes, found: message.Message) -> None:
+    def _take_large(self, size: int, frame: bytes) -> None:
+        """A row that counts like any other, and is stuck where it is to be published."""
         ledger = self.ledger
+        self.large_lsn = self._final_lsn if ledger.in_transaction else Lsn(int.from_bytes(frame[1:9], "big"))
+        read = self._readers.get(frame[pgoutput.OID])
+        if frame[pgoutput.BODY] == message.MESSAGE:
+            self._take_message(frame, oversize.refusing(oversize.message_head, size, self._max_row_bytes))
+        elif not ledger.skipping:
+            records: list[Record] = []
+            parked: list[tuple[int, Parked]] = []
+            if read is not None and ledger.next_index >= ledger.skip_rows:
+                place = Place(ledger.commit_lsn, ledger.next_index)
+                self._sort(self._taken(read, frame, place, size), records, parked)
+            ledger.add(records, rows=1, size=len(frame), parked=parked)
+
+    def _take_message(self, frame: bytes, read: Callable[[bytes], pgoutput.Row]) -> None:
+        ledger = self.ledger
+        found = message.message(frame[pgoutput.BODY :])
         if not found.is_event:
             self._telemetry.message_ignored("prefix" if found.transactional else "not_transactional")
         elif not ledger.skipping:
@@ -195,7 +223,7 @@ class Intake:
             records: list[Record] = []
             parked: list[tuple[int, Parked]] = []
             if index >= ledger.skip_rows:
-                self._sort(self._taken(self._read_message, frame, Place(ledger.commit_lsn, index)), records, parked)
+                self._sort(self._taken(read, frame, Place(ledger.commit_lsn, index)), records, parked)
             ledger.add(records, rows=1, size=len(frame), parked=parked)
 
     def _learn_relation(self, relation: pgoutput.Relation) -> None:
@@ -209,14 +237,21 @@ class Intake:
     # -- one row, judged ----------------------------------------------------------------------------------------------
 
     def _taken(
-        self, read: Callable[[bytes], pgoutput.Row], frame: bytes, place: Place
+        self, read: Callable[[bytes], pgoutput.Row], frame: bytes, place: Place, too_large: int | None = None
     ) -> tuple[Record | None, Parked | None]:
-        """What goes out of a row, and what waits; a dead letter is both. Raises PoisonHeld where its route halts."""
+        """What goes out of a row, and what waits; a dead letter is both. Raises PoisonHeld where its route halts.
+
+        Of a row that is `too_large`, so many bytes, `frame` has no long value.
+        """
         if self.before_each is not None:
             self.before_each(place)
         row: Row | None = None
         try:
             row = cast("Row", read(frame))
+            if too_large is not None:
+                refused = oversize.refusal(row, too_large, self._max_row_bytes)
+                row = cast("Row", oversize.without_payload(row))
+                raise refused
             self.parking.before(place, _id_text(row))
             record = self._record(row, self._prefix, place.nth)
             waits = self.parking.of_record(record, row, place, _id_text(row))

@@ -20,13 +20,14 @@ from dovetail_relay.flight import InFlight, Limits
 from dovetail_relay.intake import Intake
 from dovetail_relay.ledger import Ledger
 from dovetail_relay.leftovers import Leftovers, told
+from dovetail_relay.logs import log
 from dovetail_relay.machine import Machine, Step
 from dovetail_relay.nouns import Batch, Checkpoint, Lsn, Place
 from dovetail_relay.publish.port import Outcome, Publisher, Result
 from dovetail_relay.side import SideThread
 from dovetail_relay.source.replication import ReplicationStream
 from dovetail_relay.suspicion import Suspicion
-from dovetail_relay.telemetry import Telemetry
+from dovetail_relay.telemetry import LogEvent, Telemetry
 
 # Idle positions are written at most this often: an idle database needs no Kafka transaction per keepalive.
 IDLE_CHECKPOINT_SECONDS = 10.0
@@ -134,6 +135,12 @@ class Pipeline:
         flight = self.in_flight
         return flight is not None and self._clock() - flight.sent_at > KAFKA_SILENT_SECONDS
 
+    @property
+    def bloated(self) -> bool:
+        """Whether the stream holds a buffer for something too large that would not come again from a new stream."""
+        large = self._intake.large_lsn
+        return large is not None and self.in_flight is None and self.machine.durable.end_lsn > large
+
     def attach(self, stream: ReplicationStream) -> None:
         """Begin to read; the stream starts at the durable checkpoint."""
         self.stream = stream
@@ -173,8 +180,8 @@ class Pipeline:
 
     def _read(self, stream: ReplicationStream) -> None:
         limit = READ_LIMIT if self._suspicion is None else 1
-        frames = stream.read(limit)
-        self._drained = len(frames) < limit
+        frames = stream.read(limit, self._limits.bytes)
+        self._drained = stream.drained
         if frames:
             if not self.ledger.rows:
                 self._first_waiting_at = self._clock()
@@ -240,6 +247,8 @@ class Pipeline:
         """Hand a batch to Kafka; None is nothing to do. `write`: with its checkpoint, also in at_least_once."""
         if batch is None:
             return
+        if batch.part is not None and batch.part.next_index == len(batch.records):
+            log(LogEvent.LARGE_TRANSACTION, "one transaction goes out in parts: readers may see its beginning first")
         missing = self._leftovers.missing_topics(batch)
         if missing:
             self._leftovers.close(missing, self._clock())

@@ -13,6 +13,7 @@ from typing import cast
 from dovetail_relay.admission import Admitted, admitted, survey
 from dovetail_relay.assembly import intake_for
 from dovetail_relay.config import conninfo
+from dovetail_relay.decode.oversize import shortened
 from dovetail_relay.desk.desk import OperatorDesk
 from dovetail_relay.errors import CheckpointLost, Halt, KafkaUnavailable, LeadLost, RelayError, Retry, StreamEnded
 from dovetail_relay.fencing import Fenced, fence_and_read, patience, short_attempts_over
@@ -25,7 +26,7 @@ from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, RelayRow, lsn
 from dovetail_relay.pipeline import READ_LIMIT, Pipeline
 from dovetail_relay.recovery import Hands, Recovery, ToldToStop
 from dovetail_relay.side import SideThread
-from dovetail_relay.source.backfill import StoredRows, backfill_rows
+from dovetail_relay.source.backfill import Bounds, StoredRows, backfill_rows
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.parked import ParkedRows
 from dovetail_relay.source.replication import Connector, ReplicationStream, SlotBusy
@@ -229,13 +230,9 @@ class Reign:
     def _backfill_from(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> int | None:
         """Rows from `next_seq` on; None at their end or when told to stop, else where to begin again."""
         assert row.snapshot is not None  # noqa: S101 - a backfill was begun from it
-        batches = backfill_rows(
-            conninfo(self._settings, "relay"),
-            row,
-            next_seq,
-            self._settings.delivery.batch_rows,
-            self._intake.stored_row,
-        )
+        delivery = self._settings.delivery
+        bounds = Bounds(delivery.batch_rows, delivery.batch_bytes, self._settings.outbox.max_row_bytes)
+        batches = backfill_rows(conninfo(self._settings, "relay"), row, next_seq, bounds, self._intake.stored_row)
         # The first fetch sorts all that is there: on the side thread, so that the lead is kept meanwhile.
         while (found := self._aside(lambda: next(batches, None))) is not None:
             if self._given.stopping():
@@ -287,6 +284,9 @@ class Reign:
                 # A relay that holds back its flush position blocks a fast shutdown of the database for ever.
                 self._kafka_lost("Kafka is silent; the stream is closed until it answers")
                 pipeline.detach()
+            elif pipeline.bloated:
+                log(LogEvent.STREAM_ENDED, "closed to give back the memory that a large row took")
+                pipeline.detach()
         # SIGTERM. Rows read but not sent will stream again.
         pipeline.finish(DRAIN_SECONDS)
 
@@ -297,7 +297,7 @@ class Reign:
         self._given.state.waiting("kafka unreachable", "dovetail doctor")
 
     def _attach(self, pipeline: Pipeline) -> None:
-        given = self._given
+        given, outbox = self._given, self._settings.outbox
         start = pipeline.machine.durable.end_lsn
         while True:
             connection = self._connector.take()
@@ -305,13 +305,14 @@ class Reign:
                 stream = ReplicationStream(
                     connection,
                     slot=self._settings.relay.slot,
-                    publication=self._settings.outbox.publication,
+                    publication=outbox.publication,
                     start=start,
-                    messages=self._settings.outbox.messages,
+                    messages=outbox.messages,
+                    largest=outbox.max_row_bytes,
+                    shortened=shortened,
                 )
                 break
             except SlotBusy:
-                connection.close()
                 # The lock is ours, so whoever streams is a zombie.
                 ended = self._session.free_slot()
                 log(LogEvent.STALE_LEADER_ENDED, "ended a walsender that streamed from our slot", pids=ended)

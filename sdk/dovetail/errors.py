@@ -25,6 +25,7 @@
     │   ├── PositionInvalid · TimeInvalid     (ValueError)  texts of headers
     │   ├── SchemaUnknown                      no such id: no retry will help
     │   └── RegistryUnavailable                a retry may help
+    ├── NotConfigured                      nothing was passed, and the environment says nothing
     └── running a consumer
         ├── ExtraMissing         (ImportError)
         ├── HandlerFailed                      the message that stopped the consumer, and why
@@ -67,6 +68,7 @@ __all__ = [
     "KeyRequired",
     "MessagesNotRead",
     "NotAnEvent",
+    "NotConfigured",
     "NotInstalled",
     "OutboxNotInTransaction",
     "PayloadTooLarge",
@@ -166,6 +168,10 @@ class SchemaUnknown(DovetailError):
 
 class RegistryUnavailable(DovetailError):
     """The registry did not answer, or answered with an error of its own."""
+
+
+class NotConfigured(DovetailError):
+    """Neither an argument nor a variable of the environment says it."""
 
 
 class ExtraMissing(DovetailError, ImportError):

@@ -10,16 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
-from dovetail import errors
+from dovetail import environment, errors
+from dovetail.event import EventType
 from dovetail.inbox import Delivery, Schemas
-from dovetail.psycopg import Inbox
+from dovetail.psycopg import Inbox, connect
+from dovetail_schemas import headers as header_names
 
 Handler = Callable[[psycopg.Connection[Any], Delivery], object]
 Connect = Callable[[], psycopg.Connection[Any]]
+_H = TypeVar("_H", bound=Handler)
 
 # What the promise rests on; a configuration that sets one of these otherwise is refused.
 _PROMISES = {"isolation.level": "read_committed", "enable.auto.commit": False, "enable.auto.offset.store": False}
@@ -42,38 +45,69 @@ _log = logging.getLogger(__name__)
 
 
 class Consumer:
-    """Runs `handler(conn, delivery)` for each fresh event of `topics`, in the order of each partition.
+    """Runs a handler for each fresh event of `topics`, in the order of each partition.
 
-    `kafka` is the bootstrap servers or a librdkafka configuration; `database` a DSN or a function that connects. The
-    handler writes through `conn` and leaves commit and rollback alone. It is tried again for `patience_seconds`
+        shipping = Consumer(consumer="shipping")
+
+        @shipping.on(OrderPlaced)
+        def ship(conn, delivery): ...
+
+        shipping.run()
+
+    `on` names the handler of some types; `handler` gets every other event, and without it the others are passed over.
+    A handler writes through `conn` and leaves commit and rollback alone. It is tried again for `patience_seconds`
     (keep it well below `max.poll.interval.ms`), then `run` raises `HandlerFailed`.
+
+    `kafka` is the bootstrap servers or a librdkafka configuration, `database` a DSN or a function that connects;
+    without them the environment says it, as `dovetail local env` prints it. Without `topics` they follow from the
+    types; name them where the relay's configuration file gives an aggregate a topic of its own.
     """
 
     def __init__(
         self,
-        kafka: str | Mapping[str, Any],
+        kafka: str | Mapping[str, Any] | None = None,
         *,
         consumer: str,
-        topics: Sequence[str],
-        database: str | Connect,
-        handler: Handler,
+        topics: Sequence[str] | None = None,
+        database: str | Connect | None = None,
+        handler: Handler | None = None,
         types: Iterable[Any] = (),
         schemas: Schemas | None = None,
         batch: int = 100,
         patience_seconds: float = 60.0,
     ) -> None:
-        if not topics or isinstance(topics, str):
+        if isinstance(topics, str) or (topics is not None and not topics):
             raise ValueError("topics must be a list of topic names")
         self._confluent = _import_confluent()
-        self._inbox = Inbox(consumer, types=types, schemas=schemas)
-        self._config = _configuration({"bootstrap.servers": kafka} if isinstance(kafka, str) else kafka, consumer)
-        self._topics = list(topics)
-        self._connect = _connector(database)
+        self._consumer = consumer
+        self._schemas = schemas
+        self._types = [EventType.of(kind) for kind in types]
+        self._inbox = Inbox(consumer, types=self._types, schemas=schemas)
+        self._config = None if kafka is None else _configuration(kafka, consumer)
+        self._topics = None if topics is None else list(topics)
+        self._database = database
         self._handler = handler
+        self._handlers: dict[str, Handler] = {}
         self._batch = batch
         self._patience_seconds = patience_seconds
         self._stopping = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
+
+    def on(self, *types: Any) -> Callable[[_H], _H]:
+        """A decorator: this function handles the events of these types. Each type has one handler."""
+        kinds = [EventType.of(kind) for kind in types]
+        if not kinds:
+            raise ValueError("on needs the types that are handled: @consumer.on(OrderPlaced)")
+
+        def take(handler: _H) -> _H:
+            for kind in kinds:
+                if self._handlers.setdefault(kind.name, handler) is not handler:
+                    raise ValueError(f"{kind.name} has a handler already")
+            self._types += [kind for kind in kinds if kind not in self._types]
+            self._inbox = Inbox(self._consumer, types=self._types, schemas=self._schemas)
+            return handler
+
+        return take
 
     def stop(self) -> None:
         """End `run` after the batch in hand. May be called from a signal handler, another thread, or before `run`."""
@@ -81,9 +115,11 @@ class Consumer:
 
     def run(self) -> None:
         """Consume until `stop`. Raises `HandlerFailed` or `ConsumerFailed`; everything before is committed."""
-        client = self._confluent.Consumer(self._config)
+        topics = self._ready()
+        # Not before: a module that makes a consumer may be imported where no server is known.
+        client = self._confluent.Consumer(self._config or _configuration(environment.kafka(), self._consumer))
         try:
-            client.subscribe(self._topics, on_assign=_assigned, on_revoke=_revoked, on_lost=_lost)
+            client.subscribe(topics, on_assign=_assigned, on_revoke=_revoked, on_lost=_lost)
             while not self._stopping.is_set():
                 messages = self._usable(client, client.consume(self._batch, _POLL_SECONDS))
                 if messages:
@@ -93,6 +129,16 @@ class Consumer:
         finally:
             client.close()
             self._disconnect()
+
+    def _ready(self) -> list[str]:
+        """The topics to read. Raises where something was forgotten that can be seen before anything is connected."""
+        if self._handler is None and not self._handlers:
+            raise ValueError("the consumer has no handler: @consumer.on(OrderPlaced) above a function, or handler=…")
+        if self._topics is None and not self._types:
+            raise ValueError("topics must be named where no types are: Consumer(…, topics=['outbox.event.order'])")
+        if self._database is None:
+            environment.database()
+        return self._topics or environment.topics(kind.aggregate for kind in self._types)
 
     def _usable(self, client: Any, polled: list[Any]) -> list[Any]:
         """The messages of partitions that are ours now. One taken away while polling comes to its new owner."""
@@ -165,13 +211,24 @@ class Consumer:
         connection = self._connected()
         try:
             with connection.transaction():
-                for message in messages:
+                for message in filter(self._is_wanted, messages):
                     with self._inbox.receive(connection, message) as delivery:
-                        if delivery.fresh:
-                            self._handler(connection, delivery)
+                        handler = self._handlers.get(delivery.type, self._handler)
+                        if delivery.fresh and handler is not None:
+                            handler(connection, delivery)
         finally:
             if connection.broken:
                 self._disconnect()
+
+    def _is_wanted(self, message: Any) -> bool:
+        """Whether somebody handles it. What is passed over leaves no receipt: nothing was done about it.
+
+        A message without a type is wanted: the inbox says what is wrong with it.
+        """
+        if self._handler is not None:
+            return True
+        found = {value for name, value in message.headers() or () if name == header_names.TYPE and value is not None}
+        return not found or any(value.decode("utf-8", "replace") in self._handlers for value in found)
 
     def _commit_offsets(self, client: Any, messages: list[Any]) -> None:
         if not messages:
@@ -189,7 +246,7 @@ class Consumer:
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection = self._database() if callable(self._database) else connect(self._database)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -207,17 +264,12 @@ def _import_confluent() -> ModuleType:
     return module
 
 
-def _configuration(given: Mapping[str, Any], consumer: str) -> dict[str, Any]:
+def _configuration(kafka: str | Mapping[str, Any], consumer: str) -> dict[str, Any]:
+    given = {"bootstrap.servers": kafka} if isinstance(kafka, str) else kafka
     for name, value in _PROMISES.items():
         if name in given and str(given[name]).lower() != str(value).lower():
             raise ValueError(f"{name} must be {str(value).lower()}: the inbox rests on it; leave it out")
     return {"group.id": consumer, **_DEFAULTS, **given, **_PROMISES}
-
-
-def _connector(database: str | Connect) -> Connect:
-    if isinstance(database, str):
-        return lambda: psycopg.connect(database, autocommit=True)
-    return database
 
 
 def _assigned(_client: Any, partitions: list[Any]) -> None:

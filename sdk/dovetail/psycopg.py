@@ -15,7 +15,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from dovetail import errors, registration
+from dovetail import environment, errors, registration
 from dovetail.inbox import Delivery, Message, Receiving
 from dovetail.outbox import Publishing, Row
 from dovetail.registration import Steps
@@ -28,7 +28,7 @@ _Sync: TypeAlias = psycopg.Connection[Any]
 _Async: TypeAlias = psycopg.AsyncConnection[Any]
 _C = TypeVar("_C", _Sync, _Async)
 
-__all__ = ["AsyncInbox", "AsyncOutbox", "Inbox", "Outbox", "aregister", "register"]
+__all__ = ["AsyncInbox", "AsyncOutbox", "Inbox", "Outbox", "aregister", "connect", "register"]
 
 
 class Outbox(Publishing):
@@ -154,6 +154,14 @@ class AsyncInbox(Receiving):
             await delivery.prefetch()
         yield delivery
         _still_good(connection)
+
+
+def connect(dsn: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
+    """A new connection in autocommit, so that `with conn.transaction():` is where a transaction begins and ends.
+
+    Without a DSN to what `DOVETAIL_POSTGRES__APP_DSN` names. Any other psycopg connection serves Dovetail as well.
+    """
+    return psycopg.connect(environment.database() if dsn is None else dsn, autocommit=True)
 
 
 def register(conn: SyncSource, *types: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -63,13 +65,33 @@ def peak_mb(relay: RelayProcess) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def publish_alone(stack: Stack, count: int, *, kill_at: int | None = None) -> tuple[float, float]:
+def copy_rows(world: World, count: int) -> None:
+    """The same by COPY, whose rows share positions in the write-ahead log."""
+    with psycopg.connect(world.endpoints.owner_dsn) as connection, connection.cursor() as cursor:
+        (fingerprint,) = cursor.execute("SELECT fingerprint FROM dovetail.event_schema").fetchone() or (b"",)
+        columns = "id, aggregatetype, aggregateid, type, payload, schema_fingerprint"
+        with cursor.copy(f"COPY dovetail.outbox ({columns}) FROM STDIN") as copy:
+            for number in range(1, count + 1):
+                row = (
+                    uuid.UUID(int=number),
+                    world.aggregate,
+                    f"k{number % 100}",
+                    "Numbered",
+                    b"\x02\x00k",
+                    fingerprint,
+                )
+                copy.write_row(row)
+
+
+def publish_alone(
+    stack: Stack, count: int, *, kill_at: int | None = None, write: Callable[[World, int], None] = insert_rows
+) -> tuple[float, float]:
     """(peak MB of the relay, seconds) for one transaction of `count` rows."""
     with new_world(stack) as world:
         relay = world.relay().wait_streaming()
         reader = Reader(world)
         started = time.monotonic()
-        insert_rows(world, count)
+        write(world, count)
         if kill_at is not None:
             reader.read_until(kill_at, 60)
             relay.kill()
@@ -79,6 +101,8 @@ def publish_alone(stack: Stack, count: int, *, kill_at: int | None = None) -> tu
         took = time.monotonic() - started
         assert reader.nothing_more()
         reader.close()
+        # A restart in its middle is a beginning no more.
+        assert relay.has_logged("large_transaction") is (kill_at is None)
         # In the order of the transaction in each partition, hence per key; each number once.
         assert all(numbers == sorted(numbers) for numbers in reader.numbers)
         assert sorted(number for numbers in reader.numbers for number in numbers) == list(range(1, count + 1))
@@ -91,3 +115,7 @@ def test_a_million_rows_in_one_transaction_go_out_once_and_in_flat_memory(stack:
     large, took = publish_alone(stack, LARGE, kill_at=LARGE // 4)
     print(f"peak RSS: {small:.0f} MB for {SMALL:,} rows, {large:.0f} MB for {LARGE:,}; {took:.1f} s with one kill -9")
     assert large < 1.6 * small
+
+
+def test_a_copy_of_a_hundred_thousand_rows_comes_once_and_in_order_across_a_kill(stack: Stack) -> None:
+    publish_alone(stack, 100_000, kill_at=20_000, write=copy_rows)

@@ -98,6 +98,11 @@ def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
         assert text in done.stdout.splitlines(), done.stdout + done.stderr[-6000:]
 
 
+def test_the_readmes_service_is_short() -> None:
+    (service,) = (block.text for block in blocks(ROOT / "README.md") if block.mark == "file: shop.py")
+    assert len([line for line in service.splitlines() if line.strip()]) <= 20
+
+
 def test_the_roles_that_the_page_makes_are_enough(stack: Stack, database: Endpoints) -> None:
     (block,) = (block for block in blocks(ROOT / "docs/how-to/roles.md") if block.mark == "run: sql")
     parts = urlsplit(database.superuser_dsn)

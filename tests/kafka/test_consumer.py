@@ -19,13 +19,17 @@ from dovetail import errors
 from dovetail.kafka import Consumer
 from dovetail_schemas.avro import frame
 from dovetail_schemas.headers import format_time
-from support.shop import PLACED, OrderPlaced
+from support.shop import PLACED, OrderPlaced, OrderShipped
 from support.waiting import wait_until
 
 pytest_plugins = ["support.outbox_database"]
 
 PARTITIONS = 2
 TESTS = Path(__file__).parent.parent
+
+
+def record(conn, delivery):
+    conn.execute("INSERT INTO effect (what) VALUES (%s)", (str(delivery.event.order_id),))
 
 
 class Shop:
@@ -38,11 +42,11 @@ class Shop:
         admin.create_topics([NewTopic(self.topic, PARTITIONS, 1)])[self.topic].result(20)
         self.producer = confluent_kafka.Producer({"bootstrap.servers": endpoints.bootstrap_servers})
 
-    def send(self, *numbers, note="none", broken=False):
+    def send(self, *numbers, note="none", broken=False, type_name="OrderPlaced"):
         for number in numbers:
             headers = {
                 "id": str(UUID(int=number + 1)),
-                "type": "OrderPlaced",
+                "type": type_name,
                 "time": format_time(int(time.time() * 1_000_000)),
                 "position": f"1/{number:016X}/0",
             }
@@ -52,7 +56,7 @@ class Shop:
             )
         assert self.producer.flush(20) == 0
 
-    def consumer(self, handler=None, **options):
+    def consumer(self, handler=record, **options):
         options = {"group": "shipping", "patience_seconds": 20, **options}
         group = options.pop("group")
         kafka = {"bootstrap.servers": self.endpoints.bootstrap_servers, "group.id": f"{self.topic}-{group}"}
@@ -62,9 +66,7 @@ class Shop:
             consumer="shipping",
             topics=[self.topic],
             database=self.endpoints.app_dsn,
-            handler=handler or record,
-            types=[OrderPlaced],
-            **options,
+            **{"handler": handler, "types": [OrderPlaced], **options},
         )
 
     def committed(self, group="shipping"):
@@ -82,10 +84,6 @@ class Shop:
 @pytest.fixture
 def shop(outbox_database):
     return Shop(outbox_database)
-
-
-def record(conn, delivery):
-    conn.execute("INSERT INTO effect (what) VALUES (%s)", (str(delivery.event.order_id),))
 
 
 def effects(conn):
@@ -308,3 +306,63 @@ def test_a_setting_that_would_break_the_promise_is_refused(kafka):
 def test_topics_must_be_a_list():
     with pytest.raises(ValueError, match="list of topic names"):
         Consumer("localhost:9092", consumer="c", topics="orders", database="", handler=record)
+
+
+def test_the_environment_and_the_types_say_what_a_consumer_is_not_told(shop, conn, monkeypatch):
+    for name, value in shop.endpoints.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DOVETAIL_KAFKA__SESSION_TIMEOUT_MS", "6000")
+    monkeypatch.setenv("DOVETAIL_OUTBOX__TOPIC", shop.topic.replace("order", "{aggregatetype}"))
+    consumer = Consumer(consumer=shop.topic)
+    consumer.on(OrderPlaced)(record)
+    shop.send(0, 2)
+    with running(consumer):
+        wait_until(lambda: effects(conn) == [0, 2], 60, "both effects are there")
+
+
+def test_each_type_has_its_handler_and_what_nobody_handles_is_passed_over_without_a_receipt(shop, conn, owner):
+    consumer = shop.consumer(types=[], handler=None)
+    consumer.on(OrderPlaced)(record)
+    shop.send(0, 2)
+    shop.send(4, 6, type_name="OrderShipped")
+    shop.send(8)
+    with running(consumer):
+        wait_until(lambda: shop.committed() == 5, 60, "everything is behind the consumer")
+    assert effects(conn) == [0, 2, 8]
+    assert owner.execute("SELECT count(*) FROM dovetail.inbox").fetchone() == (3,)
+
+
+def test_a_general_handler_gets_what_has_none_of_its_own(shop, conn):
+    consumer = shop.consumer(lambda conn, delivery: conn.execute("INSERT INTO effect (what) VALUES (-1)"))
+    consumer.on(OrderPlaced)(record)
+    shop.send(0)
+    shop.send(2, type_name="OrderShipped")
+    with running(consumer):
+        wait_until(lambda: len(effects(conn)) == 2, 60, "both are handled")
+    assert effects(conn) == [0, -1]
+
+
+def test_a_decorated_handler_stays_the_function_that_it_is():
+    consumer = Consumer("localhost:9092", consumer="c", database="")
+    assert consumer.on(OrderPlaced, OrderShipped)(record) is record
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"topics": ["t"]}, "the consumer has no handler: @consumer.on"),
+        ({"handler": record}, "topics must be named where no types are"),
+    ],
+)
+def test_a_consumer_that_lacks_something_says_so_before_it_connects(given, said):
+    with pytest.raises(ValueError, match=said):
+        Consumer("localhost:1", consumer="c", database="", **given).run()
+
+
+def test_a_type_with_two_handlers_or_a_handler_without_a_type_is_refused():
+    consumer = Consumer("localhost:9092", consumer="c", database="")
+    consumer.on(OrderPlaced)(record)
+    with pytest.raises(ValueError, match="OrderPlaced has a handler already"):
+        consumer.on(OrderPlaced)(print)
+    with pytest.raises(ValueError, match=r"@consumer\.on\(OrderPlaced\)"):
+        consumer.on()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -9,8 +10,9 @@ import pytest
 
 from dovetail_local.endpoints import Endpoints
 from dovetail_relay.errors import LeadLost, Misconfigured, PostgresUnavailable, StreamEnded
-from dovetail_relay.nouns import Lsn
+from dovetail_relay.nouns import LSN_ZERO, Lsn
 from dovetail_relay.source.lead import LockSession, lock_key
+from dovetail_relay.source.replication import SlotBusy, open_stream
 from support.waiting import wait_until
 
 Open = Callable[..., LockSession]
@@ -101,6 +103,34 @@ def test_a_session_that_was_ended_is_lead_lost_for_a_leader_and_a_retry_for_othe
         leader.pulse()
     with pytest.raises(PostgresUnavailable):
         standby.try_lead()
+
+
+def test_a_stranger_on_the_slot_that_may_not_be_ended_is_named_with_what_to_type(
+    session: Open, database: Endpoints
+) -> None:
+    with psycopg.connect(database.superuser_dsn, autocommit=True) as superuser:
+        superuser.execute("CREATE PUBLICATION stranger")
+        superuser.execute("SELECT pg_create_logical_replication_slot('strangers', 'pgoutput')")
+        dsn = psycopg.conninfo.make_conninfo(database.superuser_dsn, application_name="pg_recvlogical")
+        stream = open_stream(dsn, slot="strangers", publication="stranger", start=LSN_ZERO)
+        try:
+            (found,) = superuser.execute(
+                "SELECT active_pid, current_user FROM pg_replication_slots WHERE slot_name = 'strangers'"
+            ).fetchall()
+            with pytest.raises(SlotBusy) as raised:
+                session("strangers").free_slot()
+            assert f"held by pid {found[0]} of user {found[1]!r}, application 'pg_recvlogical'" in str(raised.value)
+            assert raised.value.remedy.startswith(f"SELECT pg_terminate_backend({found[0]})")
+        finally:
+            stream.close()
+            wait_until(lambda: dropped(superuser), 5, "the slot is gone")
+
+
+def dropped(superuser: psycopg.Connection) -> bool:
+    with contextlib.suppress(psycopg.errors.ObjectInUse):
+        superuser.execute("SELECT pg_drop_replication_slot('strangers')")
+        return True
+    return False
 
 
 def test_the_pulse_of_a_missing_slot_has_no_position(session: Open) -> None:

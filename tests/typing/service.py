@@ -14,7 +14,7 @@ import dovetail
 from dovetail import errors
 from dovetail.inbox import Delivery
 from dovetail.kafka import Consumer
-from dovetail.psycopg import AsyncInbox, AsyncOutbox, Inbox, Outbox
+from dovetail.psycopg import AsyncInbox, AsyncOutbox, Inbox, Outbox, connect
 from dovetail.registry import DatabaseSchemas, HttpSchemas
 
 
@@ -75,6 +75,22 @@ async def receive_async(conn: psycopg.AsyncConnection[Any], message: Any) -> Non
     inbox = AsyncInbox("shipping", types=[OrderPlaced])
     async with conn.transaction(), inbox.receive(conn, message) as delivery:
         assert_type(delivery.fresh, bool)
+
+
+shipping = Consumer(consumer="shipping")
+
+
+@shipping.on(OrderPlaced, REFUNDED)
+def ship_one(conn: psycopg.Connection[Any], delivery: Delivery) -> int:
+    ship(conn, delivery)
+    return 1
+
+
+def run_from_the_environment(delivery: Delivery) -> None:
+    with connect() as conn:
+        # The decorator leaves the function as it was.
+        assert_type(ship_one(conn, delivery), int)
+    shipping.run()
 
 
 def run() -> None:

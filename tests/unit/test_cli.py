@@ -45,6 +45,15 @@ def test_no_arguments_show_the_usage_on_stderr_and_are_an_error_of_usage(capsys:
     assert "doctor" in err
 
 
+@pytest.mark.parametrize("group", ["relay", "config", "local"])
+def test_a_group_without_its_command_shows_its_help_in_lines(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([group]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"Usage: dovetail {group} [OPTIONS] COMMAND [ARGS]...\n\n")
+    assert "\nCommands:\n" in err
+
+
 def test_help_lists_every_command_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
@@ -85,7 +94,7 @@ def test_each_problem_of_the_configuration_is_a_line_of_its_own(
     monkeypatch.setenv("DOVETAIL_RELAY__NAME", "A b")
     assert main(["init", "--check"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[2] for line in lines] == ["relay.name", "postgres.dsn", "kafka.bootstrap_servers"]
+    assert [line.split(": ")[2] for line in lines] == ["relay.name", "postgres.dsn, kafka.bootstrap_servers"]
     assert all(line.startswith("dovetail: CONFIG_INVALID: ") and "; next: " in line for line in lines)
 
 
@@ -210,6 +219,13 @@ def test_the_kafka_script_quotes_for_the_shell_and_makes_every_topic(
     made = [line for line in lines if line.startswith("kafka-topics.sh")]
     assert [line.split("--topic ")[1].split()[0] for line in made] == ["dovetail.checkpoint.dovetail", "orders"]
     assert any("'User:it'\"'\"'s me'" in line and "--transactional-id dovetail." in line for line in lines)
+
+
+def test_a_relay_that_is_told_nothing_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["relay", "run"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("dovetail: CONFIG_INVALID: postgres.dsn, kafka.bootstrap_servers: are not set; ")
 
 
 def test_the_relays_own_flags_reach_the_settings_and_name_their_variables(

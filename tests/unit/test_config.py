@@ -81,11 +81,15 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_missing_is_told_with_its_variable() -> None:
+def test_what_is_missing_is_told_at_once_with_its_variables() -> None:
     with pytest.raises(ConfigInvalid) as caught:
         load(None, {})
-    assert [line.split(":")[0] for line in caught.value.problems] == ["postgres.dsn", "kafka.bootstrap_servers"]
-    assert "DOVETAIL_KAFKA__BOOTSTRAP_SERVERS" in caught.value.problems[1]
+    assert caught.value.problems == (
+        "postgres.dsn, kafka.bootstrap_servers: are not set; "
+        "set them in the file or in DOVETAIL_POSTGRES__DSN and DOVETAIL_KAFKA__BOOTSTRAP_SERVERS",
+    )
+    with pytest.raises(ConfigInvalid, match=r"^kafka.bootstrap_servers: is not set; set it in the file or in "):
+        load(None, {}, needs=("kafka.bootstrap_servers",))
 
 
 def test_only_what_a_command_needs_must_be_there() -> None:

@@ -6,7 +6,6 @@ from dovetail.event import EventType
 from dovetail_local.demo.books import Order
 from dovetail_local.demo.chaos import schedule
 from dovetail_local.demo.events import OrderPlaced
-from dovetail_local.demo.kafka_settings import client_properties
 from dovetail_local.demo.topic import Decoder, Unreadable
 from dovetail_schemas.avro import frame
 
@@ -36,19 +35,6 @@ def test_a_value_without_the_frame_is_refused(value):
 def test_a_value_that_is_no_record_is_refused():
     with pytest.raises(Unreadable):
         Decoder(lambda _: '"string"').order(b"\x00\x00\x00\x00\x07\x06hat")
-
-
-def test_kafka_is_found_by_the_relays_variables(tmp_path):
-    secret = tmp_path / "password"
-    secret.write_text("hunter2\n")
-    environ = {
-        "DOVETAIL_KAFKA__BOOTSTRAP_SERVERS": "a:1,b:2",
-        "DOVETAIL_KAFKA__SASL_PASSWORD_FILE": str(secret),
-        "DOVETAIL_KAFKA__INSECURE": "true",
-        "DOVETAIL_POSTGRES__DSN": "postgresql://",
-        "HOME": "/",
-    }
-    assert client_properties(environ) == {"bootstrap.servers": "a:1,b:2", "sasl.password": "hunter2"}
 
 
 @pytest.mark.parametrize(("seconds", "kills"), [(1, 2), (7.9, 2), (8, 3), (20, 3)])

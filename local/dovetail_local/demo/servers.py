@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from dovetail_local.demo.kafka_settings import Properties, client_properties
+from dovetail import environment
 from dovetail_local.endpoints import KAFKA_VARIABLE, POSTGRES_VARIABLE, Endpoints
 from dovetail_local.errors import LocalError, NothingToDo, Unreachable
 from dovetail_local.maven import Say
@@ -61,9 +61,9 @@ class Place:
         }
         return own | self.endpoints.environment()
 
-    def kafka(self) -> Properties:
+    def kafka(self) -> dict[str, str]:
         """What a Kafka client needs to connect."""
-        return client_properties(self.environment())
+        return environment.kafka(self.environment())
 
 
 @contextlib.contextmanager
@@ -159,7 +159,7 @@ def _drop(connection: psycopg.Connection[Any], name: str) -> None:
 def _kafka_answers() -> None:
     """Raise where Kafka does not, before anything is made that would have to be taken away."""
     try:
-        AdminClient({**client_properties(os.environ), "log_level": 0}).list_topics(timeout=_ANSWER_SECONDS)
+        AdminClient({**environment.kafka(), "log_level": 0}).list_topics(timeout=_ANSWER_SECONDS)
     except KafkaException as error:
         raise Unreachable(f"Kafka at {os.environ[KAFKA_VARIABLE]} does not answer: {error.args[0].str()}") from error
 

@@ -4,17 +4,16 @@ Run as `python -m dovetail_local.demo.shipping_service CONSUMER TOPIC`, until SI
 """
 
 import logging
-import os
 import signal
 import sys
 from typing import Any
 
 import psycopg
 
+from dovetail import environment
 from dovetail.inbox import Delivery
 from dovetail.kafka import Consumer
 from dovetail_local.demo.events import OrderPlaced
-from dovetail_local.demo.kafka_settings import client_properties
 
 
 def ship(conn: psycopg.Connection[Any], delivery: Delivery) -> None:
@@ -28,10 +27,9 @@ def main() -> None:
     name, topic = sys.argv[1:]
     consumer = Consumer(
         # The instance id lets a consumer that was killed come back to its partitions at once.
-        client_properties(os.environ) | {"group.instance.id": "shipping-1", "session.timeout.ms": 10_000},
+        environment.kafka() | {"group.instance.id": "shipping-1", "session.timeout.ms": 10_000},
         consumer=name,
         topics=[topic],
-        database=os.environ["DOVETAIL_POSTGRES__APP_DSN"],
         handler=ship,
         types=[OrderPlaced],
     )

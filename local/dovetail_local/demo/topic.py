@@ -10,7 +10,6 @@ import fastavro
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from dovetail_local.demo.books import Order, Record
-from dovetail_local.demo.kafka_settings import Properties
 
 _POLL_SECONDS = 0.2
 _MANY = 10_000
@@ -46,7 +45,7 @@ class Decoder:
 class TopicReader:
     """Reads a topic from its first offset on; nothing of it is stored in Kafka."""
 
-    def __init__(self, properties: Properties, topic: str, definition: Definition) -> None:
+    def __init__(self, properties: dict[str, str], topic: str, definition: Definition) -> None:
         """Find the topic's partitions and begin at their beginnings."""
         own = {"group.id": "dovetail-demo-books", "enable.auto.commit": False, "enable.partition.eof": True}
         self._consumer = Consumer({**properties, **own, "isolation.level": "read_committed", "log_level": 0})

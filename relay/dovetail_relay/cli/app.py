@@ -97,7 +97,8 @@ def _usage(error: Any) -> int:
     path = context.command_path if context is not None else "dovetail"
     if not isinstance(error, _UsageError):
         return _tell([message], failures.FAILED)
-    if not message:
+    if not message or type(error).__name__ == "NoArgsIsHelpError":
+        # A group without its command: what it says is its whole help, in lines.
         say(context.get_help() if context is not None else _help_text())
         return failures.USAGE
     return _tell([f"USAGE: {' '.join(message.split())}; next: {path} --help"], failures.USAGE)

@@ -45,7 +45,8 @@ def message(data: bytes) -> Message:
     try:
         flags, _lsn = _HEAD.unpack_from(data)
         end = data.index(0, _HEAD.size)
-        prefix = data[_HEAD.size : end].decode()
+        # A database in SQL_ASCII may hold anything; what is not UTF-8 is not our prefix.
+        prefix = data[_HEAD.size : end].decode(errors="replace")
         (length,) = _LENGTH.unpack_from(data, end + 1)
     except (struct_error, ValueError) as error:
         raise MalformedMessage(f"Message of {len(data)} bytes ends early") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dovetail_relay.decode.oversize import NOT_TAKEN_IN
 from dovetail_relay.decode.pgoutput import standard_row
 from dovetail_relay.desk.task import Counts, Work, place_in, row_of
 from dovetail_relay.errors import StuckMessage
@@ -106,6 +107,9 @@ class Release:
     def _record(self, row: dict[str, Any], hold: Hold) -> Record | None:
         """What goes out; None where the key's queue stops here."""
         try:
+            if bytes(row["encoding"]) == NOT_TAKEN_IN:
+                said = "its payload was never taken in; discard it, and replay it from the outbox under a higher limit"
+                raise StuckMessage(said, event_id="", reason="too_large")
             record = self._intake.record_of(standard_row(row_of(row)), place_in(row), row["epoch"])
             why = self._intake.parking.closed.get(record.topic)
             if why is not None:

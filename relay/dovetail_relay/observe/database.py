@@ -31,13 +31,13 @@ _NOT_OUR_SHAPE: Final = (*_NOT_THERE, psycopg.errors.UndefinedColumn, psycopg.er
 
 
 class OutboxRow(NamedTuple):
-    """One row of the outbox without its payload. `bucket` and `xid` are None in a table of another shape."""
+    """One row of the outbox without its payload; None where a table of another shape has no such column."""
 
     id: UUID
     aggregatetype: str
     aggregateid: str
     type: str
-    created_at: datetime
+    created_at: datetime | None
     payload_bytes: int | None
     bucket: int | None
     xid: int | None
@@ -105,9 +105,17 @@ def find_event(connection: Session, settings: Settings, event_id: UUID) -> Outbo
         for name in ("id", "aggregatetype", "aggregateid", "type", "created_at", "payload")
     }
     name = "observe_event_ours" if settings.outbox.table == _OURS else "observe_event"
-    query = sql.SQL(queries[name]).format(outbox=_outbox(settings), **columns)
+
+    def ask(as_text: str = "") -> dict[str, Any] | None:
+        query = sql.SQL(queries[name]).format(outbox=_outbox(settings), as_text=sql.SQL(as_text), **columns)
+        return one(connection, query, {"id": event_id})
+
     try:
-        row = one(connection, query, {"id": event_id})
+        try:
+            row = ask()
+        except psycopg.errors.UndefinedFunction:
+            # A payload in json or jsonb has no length of its own.
+            row = ask("::text")
     except _NOT_THERE as error:
         raise LookupError(f"table {settings.outbox.table} does not exist") from error
     if row is None:

@@ -63,7 +63,7 @@ def trace_lines(report: dict[str, Any]) -> list[str]:
     else:
         what = f"{written['type']}, key {written['key']}, {written['aggregatetype']}"
         where = f"bucket {_known(written['bucket'])}, transaction {_known(written['xid'])}"
-        rows.append(("written", f"{written['created_at']} as {what}, {where}"))
+        rows.append(("written", f"{_known(written['created_at'])} as {what}, {where}"))
     searched = report["searched"]
     if published is not None:
         again = ", a replay" if published["replay"] else ""

@@ -81,7 +81,8 @@ def search(
         asked = {topic: count for topic, count in counts.items() if settings.topic_allowed(topic)}
         likely: list[Place] = []
     else:
-        made = row.created_at.timestamp()
+        # Where nobody knows, from the beginning of the topic on.
+        made = row.created_at.timestamp() if row.created_at else written_seconds(event_id) or MARGIN_SECONDS
         try:
             topic = topic_of(settings, row.aggregatetype, str(event_id))
         except StuckMessage as error:
@@ -118,7 +119,7 @@ def report(
         "written": None
         if row is None
         else {
-            "created_at": moment(row.created_at),
+            "created_at": None if row.created_at is None else moment(row.created_at),
             "aggregatetype": row.aggregatetype,
             "key": row.aggregateid,
             "type": row.type,

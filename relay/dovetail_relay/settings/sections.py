@@ -109,6 +109,8 @@ class Outbox:
     messages: bool = field(default=False, metadata=by(values.flag))
     # As long as the ring is: nine leaves are today, tomorrow and seven days before. Consumers' inboxes know as many.
     retention_days: int = field(default=7, metadata=by(values.whole(1, 7)))
+    # Eight times what Kafka takes unless it is told otherwise; twice as much fits into any container beside a relay.
+    max_row_bytes: int = field(default=8 << 20, metadata=by(values.size(64 << 10, 1 << 30)))
 
     @property
     def schema_and_table(self) -> tuple[str, str]:

@@ -46,10 +46,12 @@ def validate(
         "postgres.operator_dsn": postgres.operator_dsn,
         "kafka.bootstrap_servers": kafka.bootstrap_servers,
     }
-    for path in needs:
-        if not given[path] and path not in broken:
-            variable = "DOVETAIL_" + path.replace(".", "__").upper()
-            problems.append(f"{path}: is not set; set it in the file or in {variable}")
+    missing = [path for path in needs if not given[path] and path not in broken]
+    if missing:
+        # One line, however many there are: whoever configures nothing has made one mistake.
+        are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        variables = " and ".join("DOVETAIL_" + path.replace(".", "__").upper() for path in missing)
+        problems.append(f"{', '.join(missing)}: {are} not set; set {them} in the file or in {variables}")
     return problems
 
 

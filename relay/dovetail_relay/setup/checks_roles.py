@@ -158,6 +158,20 @@ def publication(server: Server) -> Iterator[Finding]:
         )
 
 
+def updates(server: Server) -> Iterator[Finding]:
+    """An update of a row that was published is lost on its readers: an outbox only ever grows."""
+    schema, table = server.settings.outbox.schema_and_table
+    updated = (one(server.connection, queries["setup_updates"], {"schema": schema, "table": table}) or {})["updated"]
+    yield judge(
+        "dovetail.outbox_updates",
+        good=not updated,
+        found=f"rows of {schema}.{table} updated: {updated}" if updated else "no row was ever updated",
+        wanted="none: an update is never published",
+        remedy="publish another event instead; pg_stat_reset_single_table_counters forgets the number",
+        otherwise="warn",
+    )
+
+
 def slot(server: Server) -> Iterator[Finding]:
     """The slot, the relay's row, and whether the two belong together and to this server."""
     name, facts = server.settings.relay.slot, server.slot

@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from dovetail_relay.errors import Gap, LeadLost, Misconfigured, StreamEnded
 from dovetail_relay.nouns import Lsn, RelayRow, ServerFacts, lsn_text, parse_lsn
 from dovetail_relay.source.publication import publication_fingerprint
-from dovetail_relay.source.replication import server_error
+from dovetail_relay.source.replication import SlotBusy, server_error
 from dovetail_schemas.sql import queries
 
 # SQLSTATEs of an object that is not there: init has not run, or not since this release.
@@ -123,8 +123,22 @@ class LockSession:
         return [row["pid"] for row in found]
 
     def free_slot(self) -> list[int]:
-        """End a zombie's walsender. Only for the leader."""
-        return [row["pid"] for row in self.rows(queries["relay_free_slot"], {"slot": self._slot})]
+        """End a zombie's walsender. Only for the leader.
+
+        Raises SlotBusy, with who it is and what to type, where this role may not end it: it is no relay of ours then.
+        """
+        try:
+            return [row["pid"] for row in self.rows(queries["relay_free_slot"], {"slot": self._slot})]
+        except Misconfigured:
+            holders = self.rows(queries["relay_slot_holder"], {"slot": self._slot})
+            if not holders:
+                return []
+            pid, role, application = holders[0].values()
+            raise SlotBusy(
+                f"slot {self._slot!r} is held by pid {pid} of user {role!r}, application {application[:80]!r}, which "
+                "this role may not end",
+                remedy=f"SELECT pg_terminate_backend({pid}), as a superuser, if nobody needs it",
+            ) from None
 
     def pulse(self) -> Pulse:
         """Touch the session. Raises LeadLost where it is gone: the lock went with it."""

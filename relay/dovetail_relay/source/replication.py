@@ -12,10 +12,11 @@ position never goes back, and never beyond what was reported.
 from __future__ import annotations
 
 import select
+import sys
 import time
 from collections.abc import Callable
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import pq
@@ -149,8 +150,22 @@ def start_statement(slot: str, start: Lsn, publication: str, *, messages: bool) 
     return f"START_REPLICATION SLOT {quoted_slot} LOGICAL {lsn_text(start)} ({listed})"
 
 
+def open_stream(conninfo: str, **options: Any) -> ReplicationStream:
+    """A stream on a connection of its own, which is closed where the server refuses the stream."""
+    connection = connect(conninfo)
+    try:
+        return ReplicationStream(connection, **options)
+    except BaseException:
+        connection.close()
+        raise
+
+
 class ReplicationStream:
-    """One open stream. Not thread-safe: the relay's loop owns it."""
+    """One open stream. Not thread-safe: the relay's loop owns it.
+
+    A frame of more than `largest` bytes comes out as `shortened` makes it; of its size is then nothing but libpq's own
+    buffer, which lives as long as the stream.
+    """
 
     def __init__(
         self,
@@ -160,17 +175,22 @@ class ReplicationStream:
         publication: str,
         start: Lsn,
         messages: bool = False,
+        largest: int = sys.maxsize,
+        shortened: Callable[[memoryview], bytes] = bytes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._slot = slot
+        self._largest = largest
+        self._shortened = shortened
         self._clock = clock
         self._reported = start
         self._sent: Lsn = start
         self._received = start
         self._sent_at = self._asked_at = clock()
         self._reply_wanted = False
+        self.drained = True
         self._pending_output = False
         self._last_read_at = 0.0
         self._bytes_read = 0
@@ -199,23 +219,34 @@ class ReplicationStream:
         """`lsn` is durable in Kafka: the server may forget what lies before it. Never goes back."""
         self._reported = max(self._reported, lsn)
 
-    def read(self, limit: int) -> list[bytes]:
-        """Up to `limit` frames that are here already; [] where none is. Never waits for the network."""
+    def read(self, limit: int, room: int = sys.maxsize) -> list[bytes]:
+        """Up to `limit` frames that are here already, or as many as reach `room` bytes; [] where none is.
+
+        Never waits for the network. `drained` is then whether there was no more.
+        """
         pgconn = self._pgconn
-        get = pgconn.get_copy_data
+        get, largest = pgconn.get_copy_data, self._largest
         out: list[bytes] = []
         append = out.append
         tried = fresh = False  # whether the socket was read, and whether that brought a message
         try:
-            while len(out) < limit:
+            self.drained = False
+            while len(out) < limit and room > 0:
                 size, data = get(1)
                 if size > 0:
                     fresh = True
+                    room -= size
+                    if size > largest:
+                        append(self._shortened(data))
+                        # Before the next one comes: two of them would be in memory otherwise.
+                        del data
+                        continue
                     frame = bytes(data)
                     append(frame if frame[0] == _XLOG_DATA else self._keepalive(frame))
                 elif size == 0:
                     # libpq takes in what its buffer has room for, some 16 KB: until nothing comes any more.
                     if tried and not fresh:
+                        self.drained = True
                         break
                     pgconn.consume_input()
                     tried, fresh = True, False

@@ -51,12 +51,19 @@ FROM (
 ) AS found
 
 -- name: observe_event
--- One row of the outbox by its id, without its payload.
-SELECT {id} AS id, {aggregatetype} AS aggregatetype, {aggregateid} AS aggregateid, {type} AS type,
-    {created_at} AS created_at, octet_length({payload}) AS payload_bytes,
-    to_jsonb(event) ->> 'bucket' AS bucket, to_jsonb(event) ->> 'xid' AS xid
-FROM {outbox} AS event
-WHERE {id} = %(id)s::uuid
+-- One row of a table of any shape by its id, without its payload. A column that the table lacks is the one of `absent`,
+-- by the rules of scope; one that has our name and another type is the user's own, and says nothing.
+SELECT found.*
+FROM (VALUES (NULL::timestamptz, NULL::smallint, NULL::xid8)) AS absent({created_at}, bucket, xid)
+CROSS JOIN LATERAL (
+    SELECT {id} AS id, {aggregatetype} AS aggregatetype, {aggregateid} AS aggregateid, {type} AS type,
+        CASE pg_typeof({created_at}) WHEN 'timestamptz'::regtype THEN {created_at}::text::timestamptz END AS created_at,
+        octet_length({payload}{as_text}) AS payload_bytes,
+        CASE pg_typeof(bucket) WHEN 'smallint'::regtype THEN bucket::text END AS bucket,
+        CASE pg_typeof(xid) WHEN 'xid8'::regtype THEN xid::text END AS xid
+    FROM {outbox}
+    WHERE {id} = %(id)s::uuid
+) AS found
 
 -- name: observe_event_ours
 -- The same from a table of our own shape, where the row has a bucket and a transaction id and need not become JSON.

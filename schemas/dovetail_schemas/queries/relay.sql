@@ -92,16 +92,33 @@ SELECT pg_terminate_backend(active_pid) AS terminated, active_pid AS pid
 FROM pg_replication_slots
 WHERE slot_name = %(slot)s AND active_pid IS NOT NULL
 
+-- name: relay_slot_holder
+-- Who streams from our slot, for a person who is to end it.
+SELECT activity.pid, coalesce(activity.usename, 'nobody') AS role, activity.application_name AS application
+FROM pg_replication_slots AS slot
+JOIN pg_stat_activity AS activity ON activity.pid = slot.active_pid
+WHERE slot.slot_name = %(slot)s
+
 -- name: relay_backfill
 -- Rows that were committed before the slot's consistent point and so never stream, in the order of their writing, as
 -- the raw bytes that the stream would have sent. In a recovery without those that are in the topics already, or that the
--- parking answers for. For a server-side cursor.
-SELECT seq,
+-- parking answers for. For a server-side cursor. A large row comes without what is large.
+SELECT seq, size,
     uuid_send(id), convert_to(aggregatetype, 'UTF8'), convert_to(aggregateid, 'UTF8'), convert_to(type, 'UTF8'),
-    payload, schema_fingerprint, convert_to(encoding, 'UTF8'), jsonb_send(headers), timestamptz_send(created_at)
+    CASE WHEN size <= %(inline)s THEN payload END,
+    schema_fingerprint, convert_to(encoding, 'UTF8'),
+    CASE WHEN size <= %(inline)s THEN jsonb_send(headers) END,
+    timestamptz_send(created_at)
 FROM dovetail.unpublished(%(relay)s, %(horizon)s, %(snapshot)s::pg_snapshot)
+CROSS JOIN LATERAL (SELECT octet_length(payload) + octet_length(jsonb_send(headers)) AS size) AS measured
 WHERE seq >= %(next_seq)s
 ORDER BY seq
+
+-- name: relay_backfill_large
+-- What the query before left out of one row.
+SELECT payload, jsonb_send(headers)
+FROM dovetail.outbox
+WHERE id = encode(%(id)s::bytea, 'hex')::uuid AND seq = %(seq)s
 
 -- name: relay_began
 -- A new process leads and begins at one place: how often one has in a row, and at which row the last of them ended.

@@ -142,3 +142,12 @@ FROM dovetail.relay AS relay WHERE name = %(relay)s;
 -- name: setup_store_messages
 -- Tell the writers whether this relay reads messages.
 UPDATE dovetail.relay SET messages = %(messages)s WHERE name = %(relay)s;
+
+-- name: setup_updates
+-- How many rows of the outbox, its leaves included, were updated since the statistics began. No update is published.
+SELECT coalesce(sum(stat.n_tup_upd), 0)::bigint AS updated
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_stat_all_tables stat
+    ON stat.relid = c.oid OR stat.relid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))
+WHERE n.nspname = %(schema)s AND c.relname = %(table)s;

@@ -1,0 +1,131 @@
+"""Rows that are too large to carry: refused under their id, by their size, and in bounded memory."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dovetail.psycopg import Outbox
+from dovetail_local.stack import Stack
+from dovetail_relay.setup.install import Plan, install
+from support.relay import RelayProcess
+from support.waiting import wait_until
+from support.world import World, new_world
+from support.writers import numbered
+
+MIB = 1 << 20
+# libpq holds a row whole in its buffer, and once more for the moment in which the frame is looked at.
+ROW_MIB, TIMES, AROUND_MIB = 160, 2, 40
+
+
+@pytest.fixture
+def world(stack: Stack) -> Iterator[World]:
+    with new_world(stack, DOVETAIL_OUTBOX__MESSAGES="true") as made:
+        yield made
+
+
+def memory_mib(relay: RelayProcess, name: str) -> int:
+    """`VmRSS`, what it has now, or `VmHWM`, the most it ever had."""
+    status = Path(f"/proc/{relay.process.pid}/status").read_text()
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) >> 10
+
+
+def write(world: World, *numbers: int) -> None:
+    event, outbox = numbered(world.aggregate), Outbox()
+    with psycopg.connect(world.endpoints.app_dsn) as connection:
+        outbox.publish_many(connection, [event({"key": "k", "number": number}) for number in numbers])
+
+
+def write_large(world: World, mib: int, count: int = 1) -> list[str]:
+    """Rows with so large a payload in one transaction; their ids."""
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        rows = connection.execute(
+            "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
+            " SELECT gen_random_uuid(), %s, 'large', 'Numbered',"
+            " decode(repeat('00', 1024 * 1024 * %s), 'hex'), fingerprint"
+            " FROM generate_series(1, %s), dovetail.event_schema RETURNING id",
+            (world.aggregate, mib, count),
+        ).fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def emit(world: World, prefix: str, mib: int) -> None:
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        connection.execute(
+            "SELECT pg_logical_emit_message(true, %s, decode(repeat('00', 1024 * 1024 * %s), 'hex'))", (prefix, mib)
+        )
+
+
+def held(relay: RelayProcess, event_id: str) -> int:
+    """Wait until this event is held for its size; the size that is told."""
+    wait_until(lambda: event_id in relay.log() or relay.process.poll() is not None, 30, "the row is named")
+    line = next((str(line["message"]) for line in relay.events() if event_id in str(line)), relay.log()[-1500:])
+    found = re.match(rf"POISON_HELD: event {event_id} cannot be published \(too_large\): the row has (\d+) bytes", line)
+    assert found is not None, line
+    return int(found[1])
+
+
+def test_a_row_beyond_the_limit_is_held_under_its_id_by_its_size_and_leaves_no_memory_behind(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    write(world, 1)
+    world.wait_until_published()
+    before = memory_mib(relay, "VmRSS")
+    (event_id,) = write_large(world, ROW_MIB)
+    assert 0 < held(relay, event_id) - ROW_MIB * MIB < 1000
+    assert memory_mib(relay, "VmHWM") < before + TIMES * ROW_MIB + AROUND_MIB
+    wait_until(lambda: memory_mib(relay, "VmRSS") < before + AROUND_MIB, 5, "the memory is given back")
+
+
+def test_a_large_message_of_somebody_elses_is_passed_over_and_leaves_no_memory_behind(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    write(world, 1)
+    world.wait_until_published()
+    before = memory_mib(relay, "VmRSS")
+    emit(world, "somebody", ROW_MIB)
+    write(world, 2, 3)
+    wait_until(lambda: memory_mib(relay, "VmHWM") > before + ROW_MIB, 30, "the message has come")
+    write(world, 4)
+    world.wait_until_published()
+    wait_until(lambda: memory_mib(relay, "VmRSS") < before + AROUND_MIB, 10, "the memory is given back")
+    write(world, 5)
+    world.wait_until_published()
+    books = world.books()
+    assert books.ok, str(books)
+    assert memory_mib(relay, "VmHWM") < before + TIMES * ROW_MIB + AROUND_MIB
+
+
+def test_a_large_message_of_ours_is_held_under_the_id_in_its_envelope(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    event_id = uuid.uuid4()
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        envelope = "'\\x01'::bytea || uuid_send(%s) || decode(repeat('00', 1024 * 1024 * 10), 'hex')"
+        connection.execute(f"SELECT pg_logical_emit_message(true, 'dovetail', {envelope})", [event_id])
+    assert held(relay, str(event_id)) > 10 * MIB
+
+
+def test_rows_from_before_the_slot_are_read_in_bounded_memory_and_one_beyond_the_limit_is_held(world: World) -> None:
+    with psycopg.connect(world.endpoints.superuser_dsn, autocommit=True) as superuser:
+        superuser.execute("SELECT pg_drop_replication_slot(%s)", [world.settings().relay.slot])
+        superuser.execute("DELETE FROM dovetail.relay")
+        superuser.execute("ALTER TABLE dovetail.outbox ALTER payload SET STORAGE EXTENDED")
+    fitting = 200
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        connection.execute(
+            "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
+            " SELECT gen_random_uuid(), %s, n, 'Numbered', decode(repeat('00', 900000), 'hex'), fingerprint"
+            " FROM generate_series(1, %s) AS n, dovetail.event_schema",
+            (world.aggregate, fitting),
+        )
+    (event_id,) = write_large(world, 12)
+    install(world.settings(), Plan(), report=lambda _step: None, on_wait=lambda _blockers: None)
+    relay = world.relay()
+    assert held(relay, event_id) > 12 * MIB
+    assert memory_mib(relay, "VmHWM") < 100 + AROUND_MIB
+    assert len(world.read_topic()) >= fitting - 5
