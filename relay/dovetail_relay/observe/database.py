@@ -106,7 +106,7 @@ def find_event(connection: Session, settings: Settings, event_id: UUID) -> Outbo
     }
     name = "observe_event_ours" if settings.outbox.table == _OURS else "observe_event"
 
-    def ask(as_text: str = "") -> dict[str, Any] | None:
+    def ask(as_text: LiteralString = "") -> dict[str, Any] | None:
         query = sql.SQL(queries[name]).format(outbox=_outbox(settings), as_text=sql.SQL(as_text), **columns)
         return one(connection, query, {"id": event_id})
 
