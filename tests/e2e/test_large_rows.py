@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack
@@ -129,3 +130,17 @@ def test_rows_from_before_the_slot_are_read_in_bounded_memory_and_one_beyond_the
     assert held(relay, event_id) > 12 * MIB
     assert memory_mib(relay, "VmHWM") < 100 + AROUND_MIB
     assert len(world.read_topic()) >= fitting - 5
+
+
+def test_with_every_limit_raised_an_event_of_five_megabytes_goes_from_end_to_end(world: World) -> None:
+    admin = AdminClient({"bootstrap.servers": world.endpoints.bootstrap_servers})
+    entry = ConfigEntry("max.message.bytes", "6000000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, world.topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result()
+    world.relay(DOVETAIL_KAFKA__MESSAGE_MAX_BYTES="6000000").wait_streaming()
+    # Its key says nothing of it and its number is small: what is large is the key inside.
+    large = numbered(world.aggregate)({"key": "x" * 4_999_000, "number": 1}, key="k")
+    with psycopg.connect(world.endpoints.app_dsn) as connection:
+        Outbox(max_payload_bytes=5_000_000).publish(connection, large)
+    world.wait_until_published()
+    assert world.books().ok
