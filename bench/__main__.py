@@ -136,7 +136,7 @@ def report(found: dict[str, Any]) -> str:
     lines = [
         "# Results",
         "",
-        f"One run of `make bench` on {machine()}; PostgreSQL 18, Apache Kafka 4.1 with one broker, all on that machine.",
+        f"Runs of `make bench` on {machine()}; PostgreSQL 18, Apache Kafka 4.1 with one broker, all on that machine.",
         "Ratios travel between machines, absolute numbers do not. The ceiling is `pg_recvlogical` reading the same rows",
         "to /dev/null just before and just after.",
         "",
