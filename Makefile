@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-versions lint fmt types bench docs lock clean
+.PHONY: help setup demo test test-versions test-full lint fmt types bench docs lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ SERVERS := tests/postgres tests/kafka tests/e2e/test_kills.py
 test-versions: $(STAMP) ## Run the server tiers and the kills on PostgreSQL 15, Kafka 3.9 and three brokers
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS) --postgres-version 15 --kafka-version 3.9.1 --kills 20 $(ARGS)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS) --brokers 3 --kills 20 $(ARGS)
+
+test-full: $(STAMP) ## Run the tests that need root: disks that run full, and memory that ends
+	$(BIN)/python -m pytest tests/full $(ARGS)
 
 lint: $(STAMP) ## Format check, ruff, import layers, size gate
 	$(BIN)/ruff format --check .
