@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-versions test-full lint fmt types bench docs lock clean
+.PHONY: help setup demo test faults test-versions test-full lint fmt types bench docs lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ demo: $(STAMP) ## Run the main job on real servers and print the books
 
 test: $(STAMP) ## Run every test tier that Python packages alone can serve, three files at a time
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+# Another mix each time, or the one that SEED names.
+SEED ?= $(shell date +%s)
+MINUTES ?= 10
+faults: $(STAMP) ## Break everything at random for MINUTES, the schedule by SEED, and check the books
+	$(BIN)/python -m pytest tests/faults/test_mix.py -rP --fault-seed $(SEED) --fault-seconds $$(( $(MINUTES) * 60 )) $(ARGS)
 
 # Each end of each range that is supported: the oldest servers together, then three brokers with replication 3.
 SERVERS := tests/postgres tests/kafka tests/e2e/test_kills.py

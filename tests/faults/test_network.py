@@ -5,40 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import pytest
 
 from dovetail_local.stack import Stack
-from support.kafka_proxy import KafkaProxy
 from support.link import Link
+from support.linked import Linked, linked_world
 from support.relay import RelayProcess
 from support.waiting import after, wait_until
-from support.world import World, new_world
+from support.world import World
 from support.writers import Writers
 
 # Longer than a pulse of the lock session, shorter than any patience.
 MOMENT_SECONDS = 2.5
 
 
-@dataclass
-class Between:
-    """The links that the relays of `world` go through; writers and readers go past them."""
-
-    kafka: KafkaProxy
-    postgres: Link
-    world: World
-
-
 @pytest.fixture
-def between(stack: Stack) -> Iterator[Between]:
-    with KafkaProxy(stack.endpoints().bootstrap_servers) as kafka, new_world(stack) as world:
-        world.environ["DOVETAIL_KAFKA__BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
-        with Link(world.postgres) as postgres:
-            world.environ |= world.postgres_through(postgres)
-            yield Between(kafka, postgres, world)
-            assert not kafka.errors
-            assert not postgres.errors
+def between(stack: Stack) -> Iterator[Linked]:
+    with linked_world(stack) as made:
+        yield made
 
 
 def resets(link: Link) -> None:
@@ -79,7 +64,7 @@ def balanced(world: World, writers: Writers) -> None:
 
 @pytest.mark.parametrize("server", ["kafka", "postgres"])
 @pytest.mark.parametrize("weather", WEATHER)
-def test_bad_weather_costs_nothing_and_needs_nobody(between: Between, server: str, weather: str) -> None:
+def test_bad_weather_costs_nothing_and_needs_nobody(between: Linked, server: str, weather: str) -> None:
     link = between.kafka if server == "kafka" else between.postgres
     relay = between.world.relay().wait_streaming()
     with between.world.writers(count=2) as writers:
@@ -95,7 +80,7 @@ def test_bad_weather_costs_nothing_and_needs_nobody(between: Between, server: st
 
 @pytest.mark.parametrize("way", ["both", "to_client"])
 def test_a_partition_before_kafka_closes_the_stream_and_does_not_hold_up_a_shutdown_of_postgresql(
-    between: Between, stack: Stack, way: str
+    between: Linked, stack: Stack, way: str
 ) -> None:
     world = between.world
     relay = world.relay().wait_streaming()
@@ -121,7 +106,7 @@ def test_a_partition_before_kafka_closes_the_stream_and_does_not_hold_up_a_shutd
     wait_until(lambda: relay.get("/readyz")[0] == 200, 20, "it is ready")
 
 
-def test_a_leader_cut_off_from_postgresql_is_replaced_and_costs_nothing_when_it_comes_back(between: Between) -> None:
+def test_a_leader_cut_off_from_postgresql_is_replaced_and_costs_nothing_when_it_comes_back(between: Linked) -> None:
     world = between.world
     lease = {"DOVETAIL_RELAY__LEASE_SECONDS": "2"}
     leader = world.relay(**lease).wait_streaming()

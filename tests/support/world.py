@@ -21,7 +21,7 @@ from support.link import Address, Link
 from support.relay import RelayProcess
 from support.servers import fresh_database
 from support.waiting import wait_until
-from support.writers import NUMBERED_SCHEMA, Writers, prepare
+from support.writers import NUMBERED_SCHEMA, PLAIN, Ways, Writers, prepare
 
 PARTITIONS = 3
 
@@ -81,8 +81,12 @@ class World:
         self.relays.append(started)
         return started
 
-    def writers(self, count: int = 2, *, keys: int = 8, seed: int = 1, pause: float = 0.004) -> Writers:
-        return Writers(self.endpoints.app_dsn, self.aggregate, count=count, keys=keys, seed=seed, pause=pause)
+    def writers(
+        self, count: int = 2, *, keys: int = 8, seed: int = 1, ways: Ways = PLAIN, pause: float = 0.004
+    ) -> Writers:
+        return Writers(
+            self.endpoints.app_dsn, self.aggregate, count=count, keys=keys, seed=seed, ways=ways, pause=pause
+        )
 
     def table(self) -> list[Seen]:
         """What was committed, straight from the table."""
@@ -154,7 +158,11 @@ def read_topic(bootstrap_servers: str, topic: str, *, isolation: str = "read_com
     for record in read_records(bootstrap_servers, topic, isolation=isolation):
         value = record.value()
         assert value[0] == 0
-        found.append(Seen(dict(record.headers())["id"].decode(), record.key().decode(), number(value[5:])))
+        headers = dict(record.headers())
+        position = headers["position"].decode()
+        found.append(
+            Seen(headers["id"].decode(), record.key().decode(), number(value[5:]), record.partition(), position)
+        )
     return found
 
 

@@ -6,11 +6,13 @@ of modes are seen. Events after the newest checkpoint may repeat after a crash.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from dovetail_relay.errors import KafkaUnavailable, PartitionsChanged
 from dovetail_relay.nouns import Checkpoint, Record
 from dovetail_relay.publish.kafka import (
     ISOLATING,
@@ -62,6 +64,8 @@ class AtLeastOncePublisher:
         self._failures: list[Failure] = []
         self._alone = False
         self._events: Producer | None = None
+        # What was published to since the last checkpoint.
+        self._topics: set[str] = set()
 
     def fence(self, timeout: float) -> bool:
         return self._checkpoints.fence(timeout)
@@ -84,6 +88,7 @@ class AtLeastOncePublisher:
             self._failures = []
             self._events = Producer(self._config | ISOLATING if self._alone else self._config)
         producer = self._events
+        self._topics.update(record.topic for record in records)
         self._on_step("begin")
         index = 0
         produce = produce_alone(producer, self._delivered) if self._alone else producer.produce
@@ -117,12 +122,27 @@ class AtLeastOncePublisher:
         self._on_step("flushed")
         if not write:
             return Outcome(Result.DELIVERED, "", all_acknowledged=True)
+        self._require_counts()
         refused = self._checkpoints.send([])
         return refused if refused is not None else self._checkpoints.settle(checkpoint, write=True)
 
     def close(self) -> None:
         self._discard()
         self._checkpoints.close()
+
+    def _require_counts(self) -> None:
+        """Raise PartitionsChanged where a topic has grown since it was first asked for; its keys may have moved.
+
+        Unlike in a transaction nothing can be taken back: what was published since the last checkpoint stays.
+        """
+        for topic in self._topics:
+            before = self._checkpoints.counts.get(topic)
+            # An outage is the checkpoint's own affair, and the next one looks again.
+            with contextlib.suppress(KafkaUnavailable):
+                now = self._checkpoints.partitions(topic, timeout=1.0)
+                if before is not None and now is not None and now != before:
+                    raise PartitionsChanged(f"topic {topic} had {before} partitions and has {now} now")
+        self._topics.clear()
 
     def _flush_events(self) -> Outcome | None:
         producer = self._events

@@ -15,14 +15,14 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from dovetail_relay.errors import KafkaUnavailable, Misconfigured
+from dovetail_relay.errors import KafkaUnavailable, Misconfigured, PartitionsChanged
 from dovetail_relay.nouns import Checkpoint, Record
 from dovetail_relay.publish.checkpoint import CheckpointReader, encode
 from dovetail_relay.publish.port import Outcome, Refusal, Result
@@ -53,6 +53,8 @@ PRODUCER_DEFAULTS: Final[dict[str, Any]] = {
     # init_transactions can use: a fresh producer waits for nothing. Without them it takes 3 ms.
     "enable.sparse.connections": False,
     "delivery.report.only.error": True,
+    # How soon a topic that grew is noticed; one small request, off the path of the events.
+    "topic.metadata.refresh.interval.ms": 5_000,
     # Bounds the client's own copy of what is under way.
     "queue.buffering.max.kbytes": 65_536,
     "queue.buffering.max.messages": 200_000,
@@ -155,6 +157,26 @@ def kafka_error(error: BaseException) -> KafkaError | None:
     return None
 
 
+def require_counts(producer: Producer, topics: Iterable[str], counts: Mapping[str, int]) -> None:
+    """Raise PartitionsChanged where the producer has learned that one of these topics has grown.
+
+    Its keys go to other partitions from then on. Asked after a flush, the answer holds for all that was flushed: a
+    topic does not shrink. Nothing is sent for it: a message for the first partition that should not exist is refused by
+    the client itself. Where it is not refused, this producer's transaction must not be committed.
+    """
+    for topic in topics:
+        count = counts.get(topic)
+        if count is None:
+            continue
+        try:
+            producer.produce(topic, b"", partition=count)
+        except KafkaException as raised:
+            if raised.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+                raise
+        else:
+            raise PartitionsChanged(f"topic {topic} had {count} partitions and has more now")
+
+
 class KafkaPublisher:
     """Exactly once. Implements `port.Publisher`."""
 
@@ -181,6 +203,9 @@ class KafkaPublisher:
         self._reader = CheckpointReader({"log_level": 0, **client_only(config)}, checkpoint_topic, self._key)
         self._failures: list[Failure] = []
         self._alone = False
+        # Partitions of each topic when it was first asked for: at the admission, where init's word was compared.
+        self.counts: dict[str, int] = {}
+        self._topics: set[str] = set()
         self._producer: Producer | None = self._build()
 
     def fence(self, timeout: float) -> bool:
@@ -221,10 +246,14 @@ class KafkaPublisher:
             found = producer.list_topics(topic, timeout=timeout).topics[topic]
         except KafkaException as error:
             raise KafkaUnavailable(f"metadata of topic {topic}: {error.args[0].str()}") from error
-        return len(found.partitions) if found.error is None else None
+        if found.error is not None:
+            return None
+        self.counts.setdefault(topic, len(found.partitions))
+        return len(found.partitions)
 
     def send(self, records: list[Record]) -> Outcome | None:
         producer = self._live()
+        self._topics = {record.topic for record in records}
         half = len(records) // 2
         index = 0
         try:
@@ -258,6 +287,7 @@ class KafkaPublisher:
             if self._unfinished(producer):
                 return self._unknown("not all events were delivered", acknowledged=False)
             acknowledged = True
+            require_counts(producer, self._topics, self.counts)
             self._on_step("flushed")
             producer.produce(self._topic, encode(checkpoint), self._key, 0)
             self._on_step("checkpoint_produced")
@@ -268,6 +298,9 @@ class KafkaPublisher:
             producer.commit_transaction(COMMIT_TIMEOUT)
         except (KafkaException, SystemError) as raised:
             return self._failed(raised, acknowledged=acknowledged)
+        except PartitionsChanged:
+            self._discard()
+            raise
         took = time.monotonic() - started
         if took > SLOW_COMMIT_SECONDS:
             # A hidden retry is possible. The reason is a label of a metric: no number in it.
