@@ -178,6 +178,7 @@ class Reign:
             settings.relay.name,
             self._intake,
             most=settings.delivery.batch_rows,
+            most_bytes=settings.delivery.batch_bytes,
             topic_allowed=settings.topic_allowed,
             on_settled=machine.command_settled,
         )

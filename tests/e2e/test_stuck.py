@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
 
 from dovetail_local.stack import Stack
+from support.operator import run, run_page
 from support.stuck import UNKNOWN, out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world
@@ -23,22 +22,6 @@ from support.world import World, new_world
 def world(stack: Stack) -> Iterator[World]:
     with new_world(stack) as made:
         yield made
-
-
-def run(world: World, *arguments: str, code: int = 0) -> Any:
-    """A command of the operator; its JSON, or what it said where it printed none."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dovetail_relay", *arguments, "--output", "json"],
-        env={**os.environ, **world.environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return json.loads(done.stdout) if done.stdout else done.stderr
 
 
 def cure(world: World) -> None:
@@ -180,6 +163,18 @@ def test_a_release_takes_effect_once_though_the_relay_is_killed_in_the_middle(wo
     finally:
         asked.kill()
         asked.wait()
+    assert order_of(world, "bad") == queue
+    assert parked(world) == []
+
+
+def test_the_page_about_stuck_messages_works_as_it_stands(world: World) -> None:
+    world.relay().wait_streaming()
+    queue = held_queue(world)
+    hopeless = write_unencodable(world, "hopeless")
+    wait_until(lambda: len(parked(world)) == 5, 20, "both wait")
+    cure(world)
+    printed = run_page(world, "docs/how-to/stuck-messages.md", KEY="bad", HOPELESS=hopeless)
+    assert hopeless in printed
     assert order_of(world, "bad") == queue
     assert parked(world) == []
 

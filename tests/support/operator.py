@@ -8,8 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
+import psycopg
+
+from support.pages import shell
 from support.world import World
 
 _SECONDS = 90
@@ -18,10 +22,10 @@ _SECONDS = 90
 class Command:
     """One `dovetail …` that runs beside the test."""
 
-    def __init__(self, world: World, *arguments: str) -> None:
+    def __init__(self, world: World, *arguments: str, **environ: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dovetail_relay", *arguments],
-            env={**os.environ, **world.environ},
+            env={**os.environ, **world.environ, **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -50,3 +54,32 @@ def dovetail_json(world: World, *arguments: str, code: int = 0) -> Any:
     ended, out, err = dovetail(world, "--output", "json", *arguments)
     assert ended == code, f"exit {ended}\n{out}{err}"
     return json.loads(out)
+
+
+def run(world: World, *arguments: str, code: int = 0, **environ: str) -> Any:
+    """The same, or what it said on stderr where it printed nothing."""
+    ended, out, err = Command(world, "--output", "json", *arguments, **environ).end()
+    assert ended == code, f"exit {ended}\n{out}{err}"
+    return json.loads(out) if out else err
+
+
+def run_page(world: World, page: str, **environ: str) -> str:
+    """All shell blocks of a page, in one shell that stops at the first failure; what they printed."""
+    done = subprocess.run(
+        ["bash", "-c", "set -euo pipefail\n" + shell(page)],
+        env={**os.environ, **world.environ, **environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        cwd=tempfile.gettempdir(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def audited(world: World) -> list[tuple[str, str | None]]:
+    """(action, reason) of the whole audit log."""
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        return connection.execute("SELECT action, reason FROM dovetail.audit_log ORDER BY seq").fetchall()

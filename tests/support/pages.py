@@ -20,3 +20,8 @@ class Block(NamedTuple):
 def blocks(page: Path) -> Iterator[Block]:
     for found in _FENCE.finditer(page.read_text()):
         yield Block(page, found["mark"], found["text"])
+
+
+def shell(page: str) -> str:
+    """All of a page's shell blocks as one script."""
+    return "\n".join(block.text for block in blocks(ROOT / page) if (block.mark or "").startswith("run: shell"))

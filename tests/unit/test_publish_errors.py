@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
-from dovetail_relay.publish.kafka import kafka_error
+from dovetail_relay.publish.refusals import kafka_error
 
 
 def code(error: BaseException) -> int | None:

@@ -1,4 +1,4 @@
-"""The options by which operators' commands choose events, and what they mean."""
+"""The options by which operators' commands choose events, and those that they share; what they mean."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ Since = Annotated[
 ]  # fmt: skip
 Until = Annotated[
     str | None, typer.Option("--until", help="Before this time, written like --since.", envvar="DOVETAIL_UNTIL")
+]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which events.", envvar="DOVETAIL_DRY_RUN")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why; for the audit log.", envvar="DOVETAIL_REASON")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.", envvar="DOVETAIL_YES")]
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Follow the one that is under way; go on with a paused one.",
+                       envvar="DOVETAIL_FOLLOW")
+]  # fmt: skip
+Rate = Annotated[
+    float | None, typer.Option("--rate", min=0.1, help="At most so many events per second.", envvar="DOVETAIL_RATE")
 ]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

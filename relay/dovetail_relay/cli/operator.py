@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dovetail_relay.cli.failures import NothingToDo
+from dovetail_relay.cli.progress import shown
 from dovetail_relay.cli.words import Output, say, write
 
 if TYPE_CHECKING:
@@ -48,13 +49,29 @@ def under_way(settings: Settings, *kinds: Kind) -> Command:
     return command
 
 
-def see_through(settings: Settings, command: Command, output: Output, *, pausable: bool = False) -> None:
-    """Follow a command to its end, print it, and end with the code that it deserves."""
+def go_on(settings: Settings, kind: Kind, output: Output) -> None:
+    """Follow the command of this kind that is under way; one that is paused goes on."""
+    from dovetail_relay.operate.commands import want
+
+    command = under_way(settings, kind)
+    if command.wanted == "pause":
+        want(settings, command, "run")
+    see_through(settings, command, output, pausable=True, total=command.arguments.get("events"))
+
+
+def see_through(
+    settings: Settings, command: Command, output: Output, *, pausable: bool = False, total: int | None = None
+) -> None:
+    """Follow a command to its end, print it, and end with the code that it deserves.
+
+    `total` is how many events it is about, where that is known: its progress counts them as `after`.
+    """
     from dovetail_relay.observe.printable import printable
     from dovetail_relay.operate.commands import follow
     from dovetail_relay.operate.problems import CommandFailed
 
-    end = follow(settings, command.id, lambda text: say(printable(text)), pausable=pausable)
+    with shown(total, lambda now: now.progress.get("after", 0)) as (speak, show):
+        end = follow(settings, command.id, lambda text: speak(printable(text)), pausable=pausable, show=show)
     print_one(
         {
             "command": end.id,
@@ -66,6 +83,8 @@ def see_through(settings: Settings, command: Command, output: Output, *, pausabl
         },
         output,
     )
+    if end.state == "paused":
+        say(f"command {end.id} is paused; next: the same command with --follow")
     if end.state == "failed" and end.progress.get("nothing"):
         raise NothingToDo(f"NOTHING_TO_DO: {end.outcome}")
     if end.state in {"failed", "withdrawn"}:

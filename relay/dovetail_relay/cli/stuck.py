@@ -6,14 +6,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dovetail_relay.cli.choosing import Class, EventId, Key, Since, Type, Until, chosen_by, uuid_of
+from dovetail_relay.cli.choosing import (
+    Class,
+    DryRun,
+    EventId,
+    Follow,
+    Key,
+    Rate,
+    Reason,
+    Since,
+    Type,
+    Until,
+    Yes,
+    chosen_by,
+    uuid_of,
+)
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import Invocation, invocation
-from dovetail_relay.cli.operator import NEEDS, confirmed, print_one, reason_of, see_through, under_way
+from dovetail_relay.cli.operator import NEEDS, confirmed, go_on, print_one, reason_of, see_through
 from dovetail_relay.cli.words import say, show
 
 if TYPE_CHECKING:
-    from dovetail_relay.config import Settings
     from dovetail_relay.source.commands import Kind
 
 app = typer.Typer(
@@ -21,17 +34,7 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False,
 )  # fmt: skip
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which events.", envvar="DOVETAIL_DRY_RUN")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why; for the audit log.", envvar="DOVETAIL_REASON")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.", envvar="DOVETAIL_YES")]
-Follow = Annotated[
-    bool, typer.Option("--follow", help="Follow the one that is under way; go on with a paused one.",
-                       envvar="DOVETAIL_FOLLOW")
-]  # fmt: skip
 Everything = Annotated[bool, typer.Option("--all", help="Everything that is stuck.", envvar="DOVETAIL_ALL")]
-Rate = Annotated[
-    float | None, typer.Option("--rate", min=0.1, help="At most so many events per second.", envvar="DOVETAIL_RATE")
-]
 
 _COLUMNS = ("id", "key", "type", "topic", "reason", "state", "waiting", "parked_at", "message")
 
@@ -143,7 +146,7 @@ def _command(
 
     settings = given.settings(needs=NEEDS)
     if follow:
-        _follow(settings, kind, given)
+        go_on(settings, kind, given.output)
         return
     if not everything and not any(chosen.values()):
         raise typer.BadParameter("choose some: --id, --key, --type, --class, --since, --until, or --all")
@@ -163,15 +166,6 @@ def _command(
         settings, kind, {**arguments, "upto": upto, "rate": rate}, reason=reason,
         before={"events": [row["id"] for row in named][:1000], "chosen": len(named), "queued": len(found)},
     )  # fmt: skip
-    see_through(settings, command, given.output, pausable=True)
-
-
-def _follow(settings: Settings, kind: Kind, given: Invocation) -> None:
-    from dovetail_relay.operate.commands import want
-
-    command = under_way(settings, kind)
-    if command.wanted == "pause":
-        want(settings, command, "run")
     see_through(settings, command, given.output, pausable=True)
 
 

@@ -36,6 +36,7 @@ class OperatorDesk:
         intake: Intake,
         *,
         most: int,
+        most_bytes: int,
         topic_allowed: Callable[[str], bool],
         on_settled: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
@@ -44,6 +45,7 @@ class OperatorDesk:
         self._relay = relay
         self._intake = intake
         self._most = most
+        self._most_bytes = most_bytes
         self._topic_allowed = topic_allowed
         self._on_settled = on_settled
         self._clock = clock
@@ -55,6 +57,7 @@ class OperatorDesk:
         self._plan: dict[str, Any] | None = None
         self._not_before = 0.0
         self._finished = False
+        self._look_due = False
 
     # -- what is asked for --------------------------------------------------------------------------------------------
 
@@ -74,7 +77,8 @@ class OperatorDesk:
 
     def look(self) -> None:
         """Take up what is new, and let go what its operator no longer wants. Cheap; called with each pulse."""
-        if self._plan is not None:
+        self._look_due = self._plan is not None
+        if self._look_due:
             return  # its step is under way: first see what becomes of it
         active = self._commands.active(*KINDS)
         command = active[0] if active else None
@@ -85,7 +89,8 @@ class OperatorDesk:
             self._session.rows(queries["desk_withdraw"], {"id": command.id, "outcome": "what was done stays"})
         elif command.wanted == "pause":
             self._drop()
-            self._session.rows(queries["desk_wanted"], {"id": command.id, "state": "paused"})
+            if command.state != "paused":
+                self._session.rows(queries["desk_wanted"], {"id": command.id, "state": "paused"})
         elif self._command is None or self._command.id != command.id:
             self._take(command)
         elif self._finished:
@@ -114,12 +119,15 @@ class OperatorDesk:
     # -- its steps ----------------------------------------------------------------------------------------------------
 
     def next_batch(self, base: Checkpoint) -> Batch | None:
+        if self._look_due:
+            # Steps that follow each other closely would hide from each pulse what the operator wants now.
+            self.look()
         command, task = self._command, self._task
         if command is None or task is None or self._finished or self._clock() < self._not_before:
             return None
         rate = command.arguments.get("rate")
         most = self._most if rate is None else max(1, min(self._most, int(rate)))
-        work = task.step(self._number + 1, most)
+        work = task.step(self._number + 1, most, self._most_bytes)
         if work is None:
             self._finish()
             return None

@@ -42,9 +42,9 @@ class Release:
         if self._discards:
             session.rows(queries["desk_condemn"], {"command": self._id, **self._chosen})
 
-    def step(self, number: int, most: int) -> Work | None:
+    def step(self, number: int, most: int, most_bytes: int) -> Work | None:
         self._began_after = self._after
-        while found := self._queue(most):
+        while found := self._queue(most, most_bytes):
             self._after = found[-1]["seq"]
             self._step = {}
             records: list[Record] = []
@@ -101,8 +101,9 @@ class Release:
     def _ahead(self) -> dict[str, Any]:
         return self._session.rows(queries["desk_condemned"], {"relay": self._chosen["relay"], "command": self._id})[0]
 
-    def _queue(self, most: int) -> list[dict[str, Any]]:
-        return self._session.rows(queries["desk_queue"], {**self._chosen, "after": self._after, "most": most})
+    def _queue(self, most: int, most_bytes: int) -> list[dict[str, Any]]:
+        limits = {"after": self._after, "most": most, "most_bytes": most_bytes}
+        return self._session.rows(queries["desk_queue"], {**self._chosen, **limits})
 
     def _record(self, row: dict[str, Any], hold: Hold) -> Record | None:
         """What goes out; None where the key's queue stops here."""

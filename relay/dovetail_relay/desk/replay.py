@@ -35,11 +35,12 @@ class Replay:
         self._closed: dict[str, str] = {}
         self._mark = (REPLAY, str(command.id).encode())
 
-    def step(self, number: int, most: int) -> Work | None:
+    def step(self, number: int, most: int, most_bytes: int) -> Work | None:
         del number
         after = self._counts.durable[_AFTER]
         found = self._session.rows(
-            queries["desk_replayed"], {"command": self._id, "relay": self._relay, "after": after, "most": most}
+            queries["desk_replayed"],
+            {"command": self._id, "relay": self._relay, "after": after, "most": most, "most_bytes": most_bytes},
         )
         if not found:
             return None

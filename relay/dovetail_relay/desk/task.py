@@ -20,8 +20,11 @@ class Work:
 class Task(Protocol):
     """Not thread-safe; talks to the database over the leader's lock session."""
 
-    def step(self, number: int, most: int) -> Work | None:
-        """The next step, of `most` records at the most; None at the end. A refused one is asked for again."""
+    def step(self, number: int, most: int, most_bytes: int) -> Work | None:
+        """The next step, of at most so many records and so many bytes of payload, but at least one record.
+
+        None at the end. A refused one is asked for again.
+        """
 
     def committed(self, number: int) -> None:
         """Step `number` is in Kafka for good."""

@@ -80,25 +80,34 @@ def find(connection: Session, command_id: int) -> Command:
     return Command(**row)
 
 
-def want(settings: Settings, command: Command, wanted: str) -> str | None:
+def want(settings: Settings, command: Command, wanted: str, reason: str | None = None) -> str | None:
     """Tell the relay `pause`, `run` or `withdraw`, with an audit entry. The state then, None where it is settled."""
     with session(settings, "operator") as connection, connection.transaction():
         row = one(connection, queries["command_want"], {"id": command.id, "wanted": wanted})
         if row is not None:
             audit(
-                connection, f"{command.kind}.{wanted}", f"relay {settings.relay.name}",
+                connection, f"{command.kind}.{wanted}", f"relay {settings.relay.name}", reason=reason,
                 after={"command": command.id, "actor": command.actor, "state": row["state"]},
             )  # fmt: skip
     return None if row is None else str(row["state"])
 
 
-def follow(settings: Settings, command_id: int, say: Say, *, pausable: bool = False) -> Command:
+def follow(
+    settings: Settings,
+    command_id: int,
+    say: Say,
+    *,
+    pausable: bool = False,
+    show: Callable[[Command], None] | None = None,
+) -> Command:
     """Say what happens until the command is settled or paused, and return it as it is then.
+
+    `show` is called with it at each look while it runs, instead of its counts being said.
 
     Ctrl-C withdraws a command that no relay has taken up, asks a running one to pause where it is `pausable`, says what
     it did, and goes on as KeyboardInterrupt.
     """
-    watch = _Watch(settings.relay.slot, command_id, say)
+    watch = _Watch(settings.relay.slot, command_id, say, show)
     try:
         while True:
             try:
@@ -115,7 +124,8 @@ def follow(settings: Settings, command_id: int, say: Say, *, pausable: bool = Fa
 class _Watch:
     """Looks at a command again and again, and says what is new."""
 
-    def __init__(self, slot: str, command_id: int, say: Say) -> None:
+    def __init__(self, slot: str, command_id: int, say: Say, show: Callable[[Command], None] | None) -> None:
+        self._show = show or self._say_counts
         self._lead = lock_key("lead", slot)
         self._id = command_id
         self._say = say
@@ -126,15 +136,21 @@ class _Watch:
         """The command once it is settled or paused."""
         while True:
             command = find(connection, self._id)
-            if command.settled or command.state == "paused":
+            if command.settled or (command.state, command.wanted) == ("paused", "pause"):
+                self._show(command)
                 return command
-            if command.state == "pending":
+            if command.state in {"pending", "paused"}:
                 self._waiting(connection)
             else:
-                shown = {name: value for name, value in command.progress.items() if isinstance(value, str | int)}
-                facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
-                self.once(facts, f"command {self._id} {command.state}" + (f": {facts}" if facts else ""))
+                self._show(command)
             time.sleep(_LOOK_SECONDS)
+
+    def _say_counts(self, command: Command) -> None:
+        if command.settled:
+            return
+        shown = {name: value for name, value in command.progress.items() if isinstance(value, str | int)}
+        facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
+        self.once((command.state, facts), f"command {self._id} {command.state}" + (f": {facts}" if facts else ""))
 
     def _waiting(self, connection: Session) -> None:
         if one(connection, queries["relay_lead_holder"], {"key": self._lead}) is not None:
@@ -153,10 +169,10 @@ class _Watch:
 def _let_go(settings: Settings, command_id: int, say: Say, *, pausable: bool) -> None:
     with session(settings, "operator") as connection:
         command = find(connection, command_id)
-    if command.state == "pending" and want(settings, command, "withdraw") == "withdrawn":
+    if command.state == "pending" and want(settings, command, "withdraw", "interrupted") == "withdrawn":
         say(f"command {command_id} withdrawn; nothing was done")
-    elif pausable and command.state != "paused" and want(settings, command, "pause") is not None:
-        say(f"command {command_id} asked to pause")
+    elif pausable and want(settings, command, "pause", "interrupted") is not None:
+        say(f"command {command_id} asked to pause; next: the same command with --follow")
     else:
         say(f"command {command_id} goes on without you; next: the same command with --follow")
 

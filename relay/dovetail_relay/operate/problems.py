@@ -17,3 +17,17 @@ class CommandFailed(Misconfigured):
 
     name = "COMMAND_FAILED"
     default_remedy = "dovetail audit list"
+
+
+class ReplayRefused(Misconfigured):
+    """The events could be published again, and somebody would be harmed by it."""
+
+    name = "REPLAY_REFUSED"
+    default_remedy = "the same command with --force, where every reader can take it"
+
+
+class SlotActive(Misconfigured):
+    """Somebody streams from the slot that is to be dropped."""
+
+    name = "SLOT_ACTIVE"
+    default_remedy = "end the relay and its standbys, then the same command"

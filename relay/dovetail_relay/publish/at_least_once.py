@@ -14,20 +14,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from dovetail_relay.errors import KafkaUnavailable, PartitionsChanged
 from dovetail_relay.nouns import Checkpoint, Record
-from dovetail_relay.publish.kafka import (
-    ISOLATING,
-    PRODUCER_DEFAULTS,
-    REFUSED,
-    Failure,
-    KafkaPublisher,
-    bury,
-    flush,
-    kafka_error,
-    produce_alone,
-    refusal,
-    refusals_in,
-)
+from dovetail_relay.publish.kafka import ISOLATING, PRODUCER_DEFAULTS, KafkaPublisher, bury, flush, produce_alone
 from dovetail_relay.publish.port import Outcome, Result
+from dovetail_relay.publish.refusals import REFUSED, Failure, kafka_error, refusal, refusals_in
 
 
 class AtLeastOncePublisher:

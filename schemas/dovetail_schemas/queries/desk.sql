@@ -23,10 +23,18 @@ SELECT seq, epoch, commit_lsn::text AS commit_lsn, index, hold_topic, hold_key,
     uuid_send(id) AS id, convert_to(aggregatetype, 'UTF8') AS aggregatetype,
     convert_to(aggregateid, 'UTF8') AS aggregateid, convert_to(type, 'UTF8') AS type, payload, schema_fingerprint,
     convert_to(encoding, 'UTF8') AS encoding, jsonb_send(headers) AS headers, int8send(created_us) AS created_us
-FROM dovetail.parked JOIN keys USING (hold_topic, hold_key)
-WHERE relay = %(relay)s AND state = 'parked' AND seq > %(after)s
+FROM (
+    SELECT seq, sum(size) OVER (ORDER BY seq) - size AS bytes_before
+    FROM (
+        SELECT seq, coalesce(octet_length(payload), 0) AS size
+        FROM dovetail.parked JOIN keys USING (hold_topic, hold_key)
+        WHERE relay = %(relay)s AND state = 'parked' AND seq > %(after)s
+        ORDER BY seq
+        LIMIT %(most)s
+    ) AS sized
+) AS measured JOIN dovetail.parked USING (seq)
+WHERE bytes_before < %(most_bytes)s
 ORDER BY seq
-LIMIT %(most)s
 
 -- name: desk_mark
 -- The rows that a step lets go, before its Kafka transaction commits.
@@ -78,20 +86,30 @@ FROM dovetail.parked WHERE relay = %(relay)s AND command = %(command)s
 
 -- name: desk_replayed
 -- Events that a command names, from `after` on, with their rows as the stream would have sent them. A row that is gone
--- from the ring, or that is parked, has no id.
+-- from the ring, or that is parked, has no id. Their payloads are measured first, which reads none of them.
+WITH measured AS (
+    SELECT n, event_id, bucket, sum(size) OVER (ORDER BY n) - size AS bytes_before
+    FROM (
+        SELECT n, event_id, event.bucket, coalesce(octet_length(payload), 0) AS size
+        FROM dovetail.command_event AS event
+        LEFT JOIN dovetail.outbox ON outbox.id = event_id AND outbox.bucket = event.bucket
+        WHERE command = %(command)s AND n >= %(after)s
+        ORDER BY n
+        LIMIT %(most)s
+    ) AS sized
+)
 SELECT event.n, outbox.seq, uuid_send(outbox.id) AS id, convert_to(outbox.aggregatetype, 'UTF8') AS aggregatetype,
     convert_to(outbox.aggregateid, 'UTF8') AS aggregateid, convert_to(outbox.type, 'UTF8') AS type, outbox.payload,
     outbox.schema_fingerprint, convert_to(outbox.encoding, 'UTF8') AS encoding, jsonb_send(outbox.headers) AS headers,
     timestamptz_send(outbox.created_at) AS created_us
-FROM dovetail.command_event AS event
+FROM measured AS event
 LEFT JOIN dovetail.outbox ON outbox.id = event.event_id AND outbox.bucket = event.bucket
     AND NOT EXISTS (
         SELECT FROM dovetail.parked
         WHERE parked.id = outbox.id AND parked.relay = %(relay)s AND state IN ('parked', 'halting', 'condemned')
     )
-WHERE event.command = %(command)s AND event.n >= %(after)s
+WHERE event.bytes_before < %(most_bytes)s
 ORDER BY event.n
-LIMIT %(most)s
 
 -- name: desk_wanted
 -- A command that an operator paused or let run again; the leader says so.

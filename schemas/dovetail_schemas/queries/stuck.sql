@@ -55,14 +55,3 @@ FROM dovetail.parked
 WHERE relay = %(relay)s AND state IN ('parked', 'halting')
     AND (hold_topic, hold_key) IN (SELECT hold_topic, hold_key FROM chosen)
 ORDER BY seq
-
--- name: replay_chosen
--- Retained events that an operator names, in the order of their writing.
-SELECT outbox.id, outbox.bucket, outbox.seq, outbox.aggregatetype, outbox.created_at
-FROM dovetail.outbox
-WHERE (%(ids)s::uuid[] IS NULL OR id = ANY(%(ids)s))
-    AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
-    AND (%(type)s::text IS NULL OR type = %(type)s)
-    AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
-    AND (%(until)s::timestamptz IS NULL OR created_at < %(until)s)
-ORDER BY seq

@@ -1,0 +1,62 @@
+"""What the client raises and what a delivery reports, and whether another producer would change it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException
+
+from dovetail_relay.publish.port import Refusal
+
+# Refused for what the record is, or for where it goes: a new producer cures none of them.
+REFUSED: Final = frozenset(
+    (
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError._INVALID_ARG,
+    )
+)
+# It is the topic: every record for it is refused.
+_TOPIC_REFUSED: Final = frozenset(
+    (
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.TOPIC_EXCEPTION,
+    )
+)
+
+Failure = tuple[str, KafkaError, int | None]
+
+
+def refusal(topic: str, error: KafkaError, index: int | None) -> Refusal:
+    """What a refused record says of itself, or of its topic."""
+    return Refusal(topic, error.name(), index, whole_topic=error.code() in _TOPIC_REFUSED)
+
+
+def refusals_in(failures: list[Failure]) -> tuple[Refusal, ...]:
+    """Those of the failed deliveries that a new producer would not cure."""
+    return tuple(refusal(topic, error, index) for topic, error, index in failures if error.code() in REFUSED)
+
+
+def kafka_error(error: BaseException) -> KafkaError | None:
+    """The KafkaError behind what the client raised; None where it was not the client that raised.
+
+    A producer that has become fatal raises KafkaException from poll and flush; where delivery callbacks wait, a
+    SystemError with the KafkaException as its cause; and where one of them swallowed it, a SystemError with none
+    ("returned NULL without setting an exception"). What happened is unknown then, as after any other failure.
+    """
+    if isinstance(error, KafkaException):
+        return error.args[0]  # type: ignore[no-any-return]
+    if isinstance(error, SystemError):
+        if isinstance(error.__cause__, KafkaException):
+            return error.__cause__.args[0]  # type: ignore[no-any-return]
+        return KafkaError(KafkaError._FAIL, str(error))
+    return None
