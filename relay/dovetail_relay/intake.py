@@ -114,7 +114,7 @@ class Intake:
 
     def _record_or_none(self, parked: Parked) -> Record | None:
         try:
-            return self.record_of(parked.row, parked.place, None) if parked.state is ParkedState.PARKED else None
+            return self.record_of(parked.row, parked.place, None)
         except StuckMessage:
             return None
 

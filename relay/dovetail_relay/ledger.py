@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from dovetail_relay.nouns import Batch, Hold, Lsn, Parked, Part, Record
+from dovetail_relay.nouns import Batch, Hold, Lsn, Parked, ParkedState, Part, Record
 
 
 class Ledger:
@@ -190,7 +190,7 @@ class Ledger:
         """What waited in the database for `hold` has gone out: what waits here goes after it, each in its place.
 
         It ends at the first row of that key that cannot go itself (`to_record` gives None); from there on the key is
-        held still. Returns whether it is free.
+        held still. A row that is discarded, or a dead letter, holds nobody up. Returns whether the key is free.
         """
         records: list[Record] = []
         kept: list[tuple[int, Parked]] = []
@@ -198,9 +198,10 @@ class Ledger:
         for nth, (at, row) in enumerate(self._parked):
             records += self._records[done:at]
             done = at
-            record = to_record(row) if free and row.hold == hold else None
+            waits = free and row.hold == hold and row.state is ParkedState.PARKED
+            record = to_record(row) if waits else None
             if record is None:
-                free = free and row.hold != hold
+                free = free and not waits
                 kept.append((len(records), row))
                 continue
             records.append(record)

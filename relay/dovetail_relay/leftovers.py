@@ -39,14 +39,24 @@ class Leftovers:
         self._topics: set[str] = set()
         self._closed_at = 0.0
         self._standing_before = 0
+        self._counted = False
 
     def begin(self) -> None:
         """Know again only what the database knows: rows that were in memory stream once more."""
         self.parking.begin(self._rows.held(), self._rows.condemned())
-        self.count()
+        self._count()
 
-    def count(self) -> None:
-        """Tell the metrics how much waits."""
+    def changed(self) -> None:
+        """What waits is not what it was: the metrics are told with the next pulse, for counting takes time."""
+        self._counted = False
+
+    def tell(self) -> None:
+        """Tell the metrics how much waits, where that has changed."""
+        if not self._counted:
+            self._count()
+
+    def _count(self) -> None:
+        self._counted = True
         messages, keys, self._standing_before = self._rows.counts()
         self._telemetry.parked(messages=messages, keys=keys)
 
@@ -60,6 +70,10 @@ class Leftovers:
                 self._topics.add(topic)
         return missing
 
+    def forget_beyond(self, base: Checkpoint) -> None:
+        """A batch behind `base` is given up: each row that it parked is judged again, and may become something else."""
+        self._rows.drop_beyond(base)
+
     def write(self, batch: Batch, epoch: int) -> Lsn:
         """Make the batch's parked rows durable, before it commits; the log's position then."""
         return self._rows.write(epoch, batch.parked) if batch.parked else LSN_ZERO
@@ -72,7 +86,7 @@ class Leftovers:
         """The batch is in Kafka for good: so is what it parked, and what had halted us before it is history."""
         if self._standing_before:
             self._rows.drop_passed(durable)
-            self.count()
+            self._count()
         if not batch.parked:
             return
         self.parking.passed(batch.end_lsn)
@@ -80,7 +94,7 @@ class Leftovers:
             # One line for each stuck message; none for those that only wait behind it.
             if row.reason != BEHIND:
                 log(_EVENT_OF[row.state], row.message, event_id=str(UUID(bytes=row.row[0])), reason=row.reason)
-        self.count()
+        self.changed()
 
     def refuse(self, batch: Batch, refusals: list[Refusal], now: float) -> tuple[list[Place], dict[str, str]]:
         """From here on those records, or topics, are refused. Returns the places of the rows, and the topics."""

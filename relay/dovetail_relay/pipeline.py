@@ -148,11 +148,15 @@ class Pipeline:
 
     def detach(self) -> None:
         """Close the stream and drop what was read but not sent: it will stream again."""
+        self.hang_up()
+        self._halt = None
+        self.restart()
+
+    def hang_up(self) -> None:
+        """Close the stream. Asks the database nothing: it may be gone."""
         if self.stream is not None:
             self.stream.close()
             self.stream = None
-        self._halt = None
-        self.restart()
 
     def restart(self) -> None:
         """Forget what was taken in, and what was held because of it; the database knows what is held."""
@@ -290,6 +294,7 @@ class Pipeline:
         if batch.command is not None and self.desk is not None:
             self.desk.refused(places, topics)
         else:
+            self._leftovers.forget_beyond(self.machine.base)
             self.detach()
 
     # -- outcome → machine --------------------------------------------------------------------------------------------
@@ -367,7 +372,7 @@ class Pipeline:
         self._finished(flight, commit_seconds)
         if flight.batch.command is not None and self.desk is not None:
             self.desk.confirmed(flight.batch.command)
-            self._leftovers.count()
+            self._leftovers.changed()
 
     def _finished(self, flight: InFlight, commit_seconds: float) -> None:
         self.in_flight = None
@@ -377,6 +382,7 @@ class Pipeline:
 
     def observe(self, insert_lsn: Lsn) -> None:
         """Tell the metrics where everything stands; called with each pulse, not per batch."""
+        self._leftovers.tell()
         stream = self.stream
         durable = self.machine.durable
         oldest = self.ledger.oldest_commit_us

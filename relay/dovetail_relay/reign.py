@@ -246,7 +246,7 @@ class Reign:
             if self._given.stopping():
                 break
             if pipeline.given_up != given_up:
-                return pipeline.machine.durable.backfill or 0
+                return pipeline.machine.base.backfill or 0
             self._backfilled += len(rows.records)
             self._recovery.publishing(row, self._backfilled)
         return None
@@ -337,7 +337,7 @@ class Reign:
         """The server is gone. In at_least_once the newest events may have no checkpoint yet, and a promoted server may
         lack them, unseen: it is written now. Kafka takes it from this producer unless somebody else leads already."""
         if self._pipeline is not None and self._settings.delivery.mode is Delivery.AT_LEAST_ONCE:
-            self._pipeline.detach()
+            self._pipeline.hang_up()
             with suppress(RelayError):
                 self._pipeline.finish(DRAIN_SECONDS)
 

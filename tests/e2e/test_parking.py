@@ -206,6 +206,25 @@ def test_with_skip_and_no_topic_for_dead_letters_the_message_is_held(world: Worl
     assert parked(world) == [("k", "schema"), ("k", "behind")]
 
 
+@BOTH_MODES
+def test_a_dead_letter_that_kafka_refuses_as_well_is_held_and_not_lost(world: World, mode: str) -> None:
+    letters = f"{world.topic}.dead-letter"
+    admin = AdminClient({"bootstrap.servers": world.endpoints.bootstrap_servers})
+    admin.create_topics([NewTopic(letters, 1, 1)])[letters].result()
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        connection.execute(
+            "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
+            " SELECT gen_random_uuid(), %s, 'large', 'Numbered', convert_to(repeat('x', 2000000), 'UTF8'), fingerprint"
+            " FROM dovetail.event_schema",
+            (world.aggregate,),
+        )
+    write(world, ("large", 1), ("good", 1))
+    relay = world.relay(DOVETAIL_DELIVERY__MODE=mode, **{f"DOVETAIL_ROUTES__{world.name.upper()}__ON_STUCK": "skip"})
+    wait_until(lambda: ("good", 1) in out(world), 30, f"the rest is out:\n{relay.log()[-2000:]}")
+    assert parked(world) == [("large", "refused"), ("large", "behind")]
+    assert read_raw(world, letters) == []
+
+
 def test_rows_that_were_there_before_the_slot_are_parked_too(stack: Stack) -> None:
     with new_world(stack) as world:
         world.forget_the_slot()

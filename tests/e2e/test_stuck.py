@@ -215,3 +215,80 @@ def test_the_service_and_the_relay_cannot_ask_for_anything(world: World) -> None
     with psycopg.connect(world.endpoints.operator_dsn) as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("INSERT INTO dovetail.command (relay, kind, actor) VALUES ('x', 'release', 'somebody')")
+
+
+def test_a_release_in_steps_smaller_than_the_queue_lets_all_of_it_go(world: World) -> None:
+    """The named message goes with the first step; those behind it belong to its queue all the same."""
+    world.environ["DOVETAIL_DELIVERY__BATCH_ROWS"] = "100"
+    world.relay().wait_streaming()
+    queue = held_queue(world)
+    cure(world)
+    done = run(world, "stuck", "release", "--id", queue[0], "--rate", "1", "--yes")
+    assert (done["state"], done["published"]) == ("done", 4)
+    assert parked(world) == []
+    (later,) = write(world, ("bad", 4))
+    wait_until(lambda: order_of(world, "bad") == [*queue, later], 20, "all of the key is out, in order")
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_came_to_the_queue_after_the_command_goes_with_it(world: World, dies: bool) -> None:
+    """Rows behind the last one that the operator saw are not left waiting for nothing, also by the next leader."""
+    first = world.relay().wait_streaming()
+    queue = held_queue(world)
+    first.terminate()
+    cure(world)
+    with psycopg.connect(world.endpoints.operator_dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO dovetail.command (relay, kind, arguments)"
+            " SELECT %s, 'release', jsonb_build_object('upto', min(seq), 'rate', 1.0) FROM dovetail.parked",
+            (world.name,),
+        )
+    if dies:
+        killed = world.relay("-m", "dovetail_relay.crash", "confirmed", "2")
+        assert killed.wait_ended() == -signal.SIGKILL, killed.log()[-2000:]
+    world.relay().wait_streaming()
+    wait_until(lambda: parked(world) == [], 20, "nothing waits")
+    assert order_of(world, "bad") == queue
+
+
+def failed_commands(world: World) -> int:
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        return connection.execute("SELECT FROM dovetail.command WHERE state = 'failed'").rowcount
+
+
+def test_a_command_that_makes_no_sense_fails_by_name_and_the_relay_works_on(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    write_unencodable(world, "bad")
+    wait_until(lambda: len(parked(world)) == 1, 20, "it waits")
+    senseless = [
+        "{}", "[]", '"all"', '{"upto": "x"}', '{"upto": 9, "rate": 0}', '{"upto": 9, "rate": "fast"}',
+        '{"upto": 9, "id": "no-uuid"}', '{"upto": 9, "since": "yesteryear"}', '{"upto": 9, "key": {"a": 1}}',
+        '{"upto": 99999999999999999999}',
+    ]  # fmt: skip
+    with psycopg.connect(world.endpoints.operator_dsn, autocommit=True) as connection:
+        for number, arguments in enumerate(senseless, 1):
+            connection.execute(
+                "INSERT INTO dovetail.command (relay, kind, arguments) VALUES (%s, 'release', %s::jsonb)",
+                (world.name, arguments),
+            )
+            wait_until(lambda n=number: failed_commands(world) == n, 10, f"{arguments} fails")
+    write(world, ("good", 1))
+    wait_until(lambda: out(world) == [("good", 1)], 20, "the relay works on")
+    assert len(parked(world)) == 1
+    assert not relay.has_logged("relay_restarting")
+
+
+def test_a_discard_condemns_only_what_stood_there_when_it_was_asked_for(world: World) -> None:
+    world.environ[f"DOVETAIL_ROUTES__{world.name.upper()}__ON_STUCK"] = "halt"
+    relay = world.relay().wait_streaming()
+    write_unencodable(world, "bad")
+    wait_until(lambda: relay.has_logged("relay_halted"), 20, "it halts")
+    with psycopg.connect(world.endpoints.operator_dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO dovetail.command (relay, kind, arguments) VALUES (%s, 'discard', '{\"upto\": 0}')",
+            (world.name,),
+        )
+        asked = "SELECT state FROM dovetail.command"
+        wait_until(lambda: connection.execute(asked).fetchone() == ("done",), 20, "it is done")
+        states = connection.execute("SELECT state FROM dovetail.parked").fetchall()
+    assert states == [("halting",)]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from dovetail_relay.desk.arguments import problem
 from dovetail_relay.desk.release import Release
 from dovetail_relay.desk.replay import Replay
 from dovetail_relay.desk.task import Counts, Task, Work
@@ -58,6 +59,7 @@ class OperatorDesk:
         self._not_before = 0.0
         self._finished = False
         self._look_due = False
+        self._end: tuple[End, str] | None = None  # what is to be settled as soon as the audit log is free
 
     # -- what is asked for --------------------------------------------------------------------------------------------
 
@@ -93,6 +95,8 @@ class OperatorDesk:
                 self._session.rows(queries["desk_wanted"], {"id": command.id, "state": "paused"})
         elif self._command is None or self._command.id != command.id:
             self._take(command)
+        elif self._end is not None:
+            self._settle(*self._end)
         elif self._finished:
             self._finish()
 
@@ -102,6 +106,11 @@ class OperatorDesk:
         log(LogEvent.COMMAND_TAKEN, f"{command.kind} asked for by {command.actor}", command=command.id)
         self._command = command
         self._finished = False
+        self._end = None
+        wrong = problem(command.kind, command.arguments)
+        if wrong is not None:
+            self._settle("failed", wrong)
+            return
         self._counts = Counts()
         self._counts.take({name: value for name, value in command.progress.items() if name != "step"})
         self._number = int(command.progress.get("step", 0))
@@ -114,7 +123,7 @@ class OperatorDesk:
         self._task = make(command, self._session, self._relay, self._intake, self._counts)
 
     def _drop(self) -> None:
-        self._command = self._task = None
+        self._command = self._task = self._end = None
 
     # -- its steps ----------------------------------------------------------------------------------------------------
 
@@ -123,7 +132,7 @@ class OperatorDesk:
             # Steps that follow each other closely would hide from each pulse what the operator wants now.
             self.look()
         command, task = self._command, self._task
-        if command is None or task is None or self._finished or self._clock() < self._not_before:
+        if command is None or task is None or self._finished or self._end or self._clock() < self._not_before:
             return None
         rate = command.arguments.get("rate")
         most = self._most if rate is None else max(1, min(self._most, int(rate)))
@@ -175,7 +184,7 @@ class OperatorDesk:
             self._commands.settle(self._command.id, state, outcome, **facts)
         except PostgresUnavailable:
             # Somebody holds the audit log; a session that is gone is noticed by the next pulse.
-            self._finished = True
+            self._end = (state, outcome)
             return
         log(LogEvent.COMMAND_SETTLED, outcome, command=self._command.id, state=state)
         self._drop()

@@ -32,7 +32,7 @@ class Release:
         self._session = session
         self._intake = intake
         self._counts = counts
-        self._chosen = {"relay": relay, **wanted(command.arguments)}
+        self._chosen = {"relay": relay, "command": command.id, **wanted(command.arguments)}
         # Each leader begins at the front again: what has gone is no longer there, and the rest is tried once more.
         self._after = 0
         self._began_after = 0
@@ -40,7 +40,7 @@ class Release:
         self._stuck = 0
         self._step: dict[Place, tuple[int, Hold]] = {}
         if self._discards:
-            session.rows(queries["desk_condemn"], {"command": self._id, **self._chosen})
+            session.rows(queries["desk_condemn"], self._chosen)
 
     def step(self, number: int, most: int, most_bytes: int) -> Work | None:
         self._began_after = self._after
@@ -63,8 +63,8 @@ class Release:
                 gone.append(row["seq"])
                 self._step[place_in(row)] = (row["seq"], hold)
             if gone:
-                marks = {"command": self._id, "step": number, "rows": gone, "discarded": discarded}
-                self._session.rows(queries["desk_mark"], marks)
+                marks = {"step": number, "rows": gone, "discarded": discarded}
+                self._session.rows(queries["desk_mark"], {**self._chosen, **marks})
                 return Work(records, self._counts.with_step(published=len(records), discarded=len(discarded)))
         return None
 

@@ -55,7 +55,12 @@ class ParkedRows:
         """Forget rows that halted the relay and that it has passed since: their cause is gone."""
         self._session.rows(
             queries["parked_drop_passed"],
-            {"relay": self._relay, "epoch": durable.epoch, "end_lsn": lsn_text(durable.end_lsn)},
+            {
+                "relay": self._relay,
+                "epoch": durable.epoch,
+                "end_lsn": lsn_text(durable.end_lsn),
+                "backfill": durable.backfill,
+            },
         )
 
     def held(self) -> Iterator[Hold]:

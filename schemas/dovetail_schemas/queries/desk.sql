@@ -1,16 +1,20 @@
 -- name: desk_queue
 -- The queues of the keys that a command names, oldest row first, from behind `after`; `chosen` says which rows it names
--- itself. As the raw bytes that the stream would have sent.
+-- itself. A queue that an earlier step began is known by its next row, which carries the command. As the raw bytes that
+-- the stream would have sent.
 WITH keys AS MATERIALIZED (
     SELECT DISTINCT hold_topic, hold_key
     FROM dovetail.parked
-    WHERE relay = %(relay)s AND state = 'parked' AND seq <= %(upto)s
-        AND (%(id)s::uuid IS NULL OR id = %(id)s)
-        AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
-        AND (%(type)s::text IS NULL OR type = %(type)s)
-        AND (%(class)s::text IS NULL OR parked.reason = %(class)s)
-        AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
-        AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+    WHERE relay = %(relay)s AND state = 'parked' AND (
+        command = %(command)s
+        OR seq <= %(upto)s
+            AND (%(id)s::uuid IS NULL OR id = %(id)s)
+            AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
+            AND (%(type)s::text IS NULL OR type = %(type)s)
+            AND (%(class)s::text IS NULL OR parked.reason = %(class)s)
+            AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
+            AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+    )
 )
 SELECT seq, epoch, commit_lsn::text AS commit_lsn, index, hold_topic, hold_key,
     seq <= %(upto)s
@@ -37,14 +41,30 @@ WHERE bytes_before < %(most_bytes)s
 ORDER BY seq
 
 -- name: desk_mark
--- The rows that a step lets go, before its Kafka transaction commits.
-UPDATE dovetail.parked SET command = %(command)s, step = %(step)s, discard = seq = ANY(%(discarded)s)
-WHERE seq = ANY(%(rows)s)
+-- The rows that a step lets go, before its Kafka transaction commits; and the next one of each of their keys, without a
+-- step: the rows that the command names may all be gone by then, and what is behind them goes with the command still.
+WITH gone AS (
+    UPDATE dovetail.parked SET command = %(command)s, step = %(step)s, discard = seq = ANY(%(discarded)s)
+    WHERE seq = ANY(%(rows)s)
+    RETURNING seq, hold_topic, hold_key
+), last AS (
+    SELECT hold_topic, hold_key, max(seq) AS seq FROM gone GROUP BY hold_topic, hold_key
+)
+UPDATE dovetail.parked SET command = %(command)s, step = NULL, discard = false
+FROM last CROSS JOIN LATERAL (
+    SELECT behind.seq
+    FROM dovetail.parked AS behind
+    WHERE behind.relay = %(relay)s AND behind.state = 'parked' AND behind.hold_topic = last.hold_topic
+        AND behind.hold_key = last.hold_key AND behind.seq > last.seq
+    ORDER BY behind.seq
+    LIMIT 1
+) AS next
+WHERE parked.seq = next.seq
 
 -- name: desk_unmark
--- Steps that never committed: their rows wait as before.
-UPDATE dovetail.parked SET command = NULL, step = NULL, discard = false
-WHERE relay = %(relay)s AND state = 'parked' AND command IS NOT NULL
+-- Steps that never committed: their rows wait as before, in the queues that their command has begun.
+UPDATE dovetail.parked SET step = NULL, discard = false
+WHERE relay = %(relay)s AND state = 'parked' AND step IS NOT NULL
     AND NOT (command = %(command)s AND step <= %(step)s)
 
 -- name: desk_let_go
@@ -70,7 +90,7 @@ UPDATE dovetail.parked SET reason = %(reason)s, message = %(message)s WHERE seq 
 -- name: desk_condemn
 -- Rows before which the relay stands, and that it is to pass over.
 UPDATE dovetail.parked SET state = 'condemned', command = %(command)s
-WHERE relay = %(relay)s AND state = 'halting'
+WHERE relay = %(relay)s AND state = 'halting' AND seq <= %(upto)s
     AND (%(id)s::uuid IS NULL OR id = %(id)s)
     AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
     AND (%(type)s::text IS NULL OR type = %(type)s)

@@ -44,7 +44,10 @@ DELETE FROM dovetail.parked USING beyond WHERE parked.seq = beyond.seq AND NOT b
 -- Rows that halted the relay, or were condemned, and that the checkpoint has passed in another way.
 DELETE FROM dovetail.parked
 WHERE relay = %(relay)s AND state IN ('halting', 'condemned') AND epoch = %(epoch)s
-    AND commit_lsn > '0/0' AND commit_lsn < %(end_lsn)s::pg_lsn
+    AND CASE
+        WHEN commit_lsn = '0/0' THEN %(backfill)s::bigint IS NULL OR index < %(backfill)s
+        ELSE commit_lsn < %(end_lsn)s::pg_lsn
+    END
 
 -- name: parked_held
 -- The keys that are held.

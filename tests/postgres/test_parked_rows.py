@@ -1,0 +1,105 @@
+"""`dovetail.parked` under SQL: what lies beyond a checkpoint goes, what a command has begun it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dovetail_local.endpoints import Endpoints
+from dovetail_relay.nouns import Checkpoint, Lsn, Parked, ParkedState, Part, Place
+from dovetail_relay.source.lead import LockSession
+from dovetail_relay.source.parked import ParkedRows
+from dovetail_schemas.sql import queries
+from support.installation import settings_of
+from support.outbox_database import outbox_database
+from support.roles import admit_logins
+
+__all__ = ["outbox_database"]
+
+AT = Checkpoint(
+    epoch=2, seq=1, writer="w", system_id="1", timeline=1, database="d", slot="s", end_lsn=Lsn(1000),
+    part=Part(Lsn(1000), 3),
+)  # fmt: skip
+
+
+@pytest.fixture
+def session(outbox_database: Endpoints) -> Iterator[LockSession]:
+    admit_logins(outbox_database)
+    settings = settings_of(outbox_database)
+    opened = LockSession(outbox_database.relay_dsn, slot=settings.relay.slot, relay=settings.relay.name)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def rows(session: LockSession) -> ParkedRows:
+    return ParkedRows(session, "r")
+
+
+def parked(lsn: int, nth: int, state: ParkedState = ParkedState.PARKED, key: bytes = b"k") -> Parked:
+    row = (bytes(16), b"a", key, b"T", b"", None, b"avro", None, 0)
+    return Parked(Place(Lsn(lsn), nth), ("T", key), "schema", "m", state, row)
+
+
+def left(session: LockSession) -> list[tuple[int, str, int]]:
+    found = session.rows("SELECT epoch, commit_lsn::text AS lsn, index FROM dovetail.parked ORDER BY seq", {})
+    return [(row["epoch"], row["lsn"], row["index"]) for row in found]
+
+
+def test_what_lies_beyond_the_checkpoint_is_dropped_to_the_row(session: LockSession, rows: ParkedRows) -> None:
+    rows.write(1, [parked(5000, 0)])
+    rows.write(2, [parked(999, 7), parked(1000, 2), parked(1000, 3), parked(1001, 0), parked(0, 4), parked(0, 5)])
+    rows.write(3, [parked(1, 0)])
+    rows.drop_beyond(replace(AT, backfill=5))
+    assert left(session) == [(1, "0/1388", 0), (2, "0/3E7", 7), (2, "0/3E8", 2), (2, "0/0", 4)]
+    rows.drop_beyond(replace(AT, part=None))
+    assert left(session) == [(1, "0/1388", 0), (2, "0/3E7", 7), (2, "0/0", 4)]
+
+
+def test_a_row_that_halted_a_backfill_goes_once_the_backfill_has_passed_it(
+    session: LockSession, rows: ParkedRows
+) -> None:
+    rows.write(2, [parked(0, 4, ParkedState.HALTING), parked(0, 5, ParkedState.HALTING)])
+    rows.drop_passed(replace(AT, backfill=5))
+    assert left(session) == [(2, "0/0", 5)]
+    rows.drop_passed(AT)
+    assert left(session) == []
+
+
+EVERYTHING: dict[str, Any] = dict.fromkeys(("id", "key", "type", "class", "since", "until"))
+
+
+def test_a_queue_that_a_step_has_begun_belongs_to_its_command_whatever_dies(
+    session: LockSession, rows: ParkedRows
+) -> None:
+    rows.write(2, [parked(100, nth, key=b"k") for nth in range(4)] + [parked(100, 9, key=b"other")])
+    seqs = [row["seq"] for row in session.rows("SELECT seq FROM dovetail.parked ORDER BY seq", {})]
+    chosen = {**EVERYTHING, "relay": "r", "command": 7, "upto": seqs[0], "after": 0, "most": 1}
+
+    def head() -> list[int]:
+        return [row["seq"] for row in session.rows(queries["desk_queue"], chosen)]
+
+    for number, seq in enumerate(seqs[:4], 1):
+        assert head() == [seq]
+        step = {**chosen, "step": number, "rows": [seq], "discarded": []}
+        session.rows(queries["desk_mark"], step)
+        # The process dies before the commit; the next leader unmarks, and marks again.
+        session.rows(queries["desk_unmark"], {"relay": "r", "command": 0, "step": 0})
+        assert head() == [seq]
+        session.rows(queries["desk_mark"], step)
+        session.rows(queries["desk_let_go"], step)
+        session.rows(queries["desk_unmark"], step)
+    assert head() == []
+    assert left(session) == [(2, "0/64", 9)]
+
+
+def test_a_discard_condemns_only_what_stood_there_when_it_was_asked_for(session: LockSession, rows: ParkedRows) -> None:
+    rows.write(2, [parked(100, 0, ParkedState.HALTING)])
+    first = session.rows("SELECT seq FROM dovetail.parked", {})[0]["seq"]
+    session.rows(queries["desk_condemn"], {**EVERYTHING, "relay": "r", "command": 7, "upto": first - 1})
+    assert list(rows.condemned()) == []
+    session.rows(queries["desk_condemn"], {**EVERYTHING, "relay": "r", "command": 7, "upto": first})
+    assert list(rows.condemned()) == [Place(Lsn(100), 0)]
