@@ -357,7 +357,7 @@ def test_a_table_with_debeziums_layout_is_accepted_as_it_is(database: Endpoints)
     [
         ("ALTER TABLE dovetail.outbox RENAME payload TO body", "no column 'payload'"),
         ("ALTER TABLE dovetail.outbox ALTER payload TYPE bytea[] USING NULL", "type OID 1001"),
-        ("DROP TABLE dovetail.outbox", "dovetail.outbox does not exist"),
+        ("DROP TABLE dovetail.outbox CASCADE", "dovetail.outbox does not exist"),
     ],
 )
 def test_an_outbox_that_the_relay_cannot_read_is_refused(database: Endpoints, statement: str, said: str) -> None:

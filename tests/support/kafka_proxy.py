@@ -62,6 +62,15 @@ class Error(IntEnum):
     CONCURRENT_TRANSACTIONS = 51
     PRODUCER_FENCED = 90
 
+    @classmethod
+    def _missing_(cls, value: object) -> Error | None:
+        """Any other code, by its number: a busy broker answers with more than these."""
+        if not isinstance(value, int):
+            return None
+        other = int.__new__(cls, value)
+        other._name_, other._value_ = f"CODE_{value}", value
+        return other
+
 
 class Request(NamedTuple):
     """One frame that a client sent, without its length."""

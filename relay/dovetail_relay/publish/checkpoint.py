@@ -66,7 +66,7 @@ def decode(data: bytes) -> Checkpoint:
         version = found["version"]
         if version != VERSION:
             raise CheckpointLost(f"the checkpoint has version {version!r}; this relay reads {VERSION}")
-        part, command, audit = found["part"], found["command"], found.get("audit")
+        part, command, audit = found["part"], found["command"], found["audit"]
         return Checkpoint(
             epoch=int(found["epoch"]),
             seq=int(found["seq"]),
@@ -84,7 +84,7 @@ def decode(data: bytes) -> Checkpoint:
             books=books.parse(found["books"]),
             audit=None if audit is None else (int(audit[0]), str(audit[1])),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointLost(f"the newest record of the checkpoint topic is no checkpoint: {error}") from error
 
 
