@@ -85,7 +85,7 @@ class Memory:
 
     @property
     def is_group(self) -> bool:
-        """Whether it is a control group; else RLIMIT_AS, which counts what is reserved and not only what is used."""
+        """Whether it is a control group; else RLIMIT_DATA, which counts what may be written and not only what is."""
         return self._group is not None
 
     def peak_mb(self, pid: int) -> int:
@@ -93,7 +93,7 @@ class Memory:
         for name in ("memory.peak", "memory.max_usage_in_bytes", "memory.current"):
             if self._group is not None and (self._group / name).exists():
                 return int((self._group / name).read_text()) // MEGABYTE
-        return int(Path(f"/proc/{pid}/status").read_text().split("VmPeak:")[1].split()[0]) // 1024
+        return int(Path(f"/proc/{pid}/status").read_text().split("VmData:")[1].split()[0]) // 1024
 
     def arguments(self, *command: str) -> tuple[str, ...]:
         """For RelayProcess: the command, under the limit from its first page on."""
@@ -140,7 +140,7 @@ def _main(group: str, limit: str, *command: str) -> None:
     if group:
         (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
     else:
-        resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
     os.execv(sys.executable, [sys.executable, *command])
 
 
