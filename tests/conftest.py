@@ -7,6 +7,9 @@ from support.servers import database, stack
 
 __all__ = ["database", "stack"]
 
+# Some files name it as a plugin and some import it: whoever comes first, it is rewritten.
+pytest.register_assert_rewrite("support.outbox_database")
+
 # What a machine is busy with besides says nothing about the code under test.
 settings.register_profile("dovetail", deadline=None)
 settings.load_profile("dovetail")

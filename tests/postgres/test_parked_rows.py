@@ -77,7 +77,7 @@ def test_a_queue_that_a_step_has_begun_belongs_to_its_command_whatever_dies(
 ) -> None:
     rows.write(2, [parked(100, nth, key=b"k") for nth in range(4)] + [parked(100, 9, key=b"other")])
     seqs = [row["seq"] for row in session.rows("SELECT seq FROM dovetail.parked ORDER BY seq", {})]
-    chosen = {**EVERYTHING, "relay": "r", "command": 7, "upto": seqs[0], "after": 0, "most": 1}
+    chosen = {**EVERYTHING, "relay": "r", "command": 7, "upto": seqs[0], "after": 0, "most": 1, "most_bytes": 1 << 20}
 
     def head() -> list[int]:
         return [row["seq"] for row in session.rows(queries["desk_queue"], chosen)]
