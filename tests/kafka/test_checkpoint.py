@@ -51,7 +51,13 @@ class Topic:
             "max.compaction.lag.ms": "100",
         }
         self.admin.create_topics([NewTopic(self.name, 1, 1, config=config)])[self.name].result()
+        # Three brokers that have just come up take a while to agree on who leads a new partition.
+        wait_until(self._is_led, 30, f"{self.name} has a leader")
         self._reader: CheckpointReader | None = None
+
+    def _is_led(self) -> bool:
+        found = self.admin.list_topics(self.name, timeout=10).topics[self.name]
+        return found.error is None and all(partition.leader >= 0 for partition in found.partitions.values())
 
     def read(self, timeout: float = 10.0) -> Checkpoint | None:
         if self._reader is None:
