@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from dovetail_local.endpoints import Endpoints
-from dovetail_local.stack import Stack, temporary_folder
+from dovetail_local.stack import Stack
 from support.bulk import Bulk
 from support.relay import RelayProcess
 from support.root import SmallDisks
@@ -22,9 +22,9 @@ FULL_SECONDS, AGAIN_SECONDS = 60, 60
 
 
 @contextmanager
-def small_server(part: str) -> Iterator[Stack]:
+def small_server(disks: SmallDisks, part: str) -> Iterator[Stack]:
     """A stack with one of the two servers, to be stopped and put on a small disk."""
-    made = Stack(temporary_folder(), durable=False, temporary=True, parts=frozenset({part}))
+    made = Stack(disks.folder(), durable=False, temporary=True, parts=frozenset({part}))
     made.up(attached=True)
     try:
         yield made
@@ -34,13 +34,13 @@ def small_server(part: str) -> Iterator[Stack]:
 
 @pytest.fixture
 def postgres(disks: SmallDisks) -> Iterator[Stack]:
-    with small_server("postgres") as made:
+    with small_server(disks, "postgres") as made:
         yield made
 
 
 @pytest.fixture
 def kafka(disks: SmallDisks) -> Iterator[Stack]:
-    with small_server("kafka") as made:
+    with small_server(disks, "kafka") as made:
         yield made
 
 

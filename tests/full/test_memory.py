@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -23,15 +24,14 @@ DEATHS, MOST_TRANSACTIONS = 3, 20
 @pytest.fixture
 def limited() -> Iterator[Callable[[int], Memory]]:
     """Makes limits; asked for before the relays that live under them."""
-    made: list[Memory] = []
+    with ExitStack() as made:
 
-    def limit(megabytes: int) -> Memory:
-        made.append(Memory(megabytes))
-        return made[-1]
+        def limit(megabytes: int) -> Memory:
+            memory = Memory(megabytes)
+            made.callback(memory.close)
+            return memory
 
-    yield limit
-    for one in made:
-        one.close()
+        yield limit
 
 
 @pytest.fixture

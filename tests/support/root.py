@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dovetail_local.stack import temporary_folder
 from support.waiting import wait_until
 
 # Each tool, and the package that has it.
@@ -49,6 +50,14 @@ class SmallDisks:
 
     def __init__(self) -> None:
         self._mounted: list[Path] = []
+        # Each step is tried, whatever becomes of the others.
+        self._undo = contextlib.ExitStack()
+
+    def folder(self) -> Path:
+        """A folder for a stack, gone with the disks in it: the stack cannot remove what is mounted."""
+        made = temporary_folder()
+        self._undo.callback(shutil.rmtree, made, ignore_errors=True)
+        return made
 
     def put(self, folder: Path, *, spare_mb: int) -> None:
         """Give `folder` a disk for what is in it and `spare_mb` more; nobody may have it open."""
@@ -60,6 +69,8 @@ class SmallDisks:
         size = used + spare_mb * MEGABYTE
         who = f"size={size},uid={found.st_uid},gid={found.st_gid},mode={found.st_mode & 0o7777:o}"
         _run("mount", "-t", "tmpfs", "-o", who, "dovetail-test", folder)
+        # Lazily: a process that has not quite ended must not keep a disk mounted for ever.
+        self._undo.callback(_run, "umount", "--lazy", folder)
         self._mounted.append(folder)
         _run("cp", "-a", f"{aside}/.", folder)
         shutil.rmtree(aside)
@@ -71,9 +82,7 @@ class SmallDisks:
 
     def close(self) -> None:
         """Take every disk away, with what is on it."""
-        while self._mounted:
-            # Lazily: a process that has not quite ended must not keep a disk mounted for ever.
-            _run("umount", "--lazy", self._mounted.pop())
+        self._undo.close()
 
 
 class Memory:
