@@ -13,6 +13,7 @@ import psycopg
 
 import dovetail
 from dovetail_relay.errors import RelayError
+from dovetail_relay.operate import problems as operators_problems  # noqa: F401 - as below
 from dovetail_relay.setup import problems  # noqa: F401 - so that its errors are among the subclasses
 from dovetail_relay.source import replication  # noqa: F401
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/bad-inputs.md"
 SOURCES = ("schemas/dovetail_schemas", "sdk/dovetail", "relay/dovetail_relay")
 # The rows of the SDK's arguments, of SQL, of the configuration and of the command line. Others may follow.
-WANTED = {*range(1, 18), *range(22, 56)}
+WANTED = {*range(1, 18), *range(22, 62)}
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 # Words of Dovetail stand between double marks, all other code between single ones.
 WORDS = re.compile(r"``(.+?)``(?!`)")
