@@ -122,6 +122,7 @@ def test_a_type_and_a_time_choose_together(world: World) -> None:
     assert chosen("--since", between) == [late]
     assert chosen("--until", between) == [early]
     assert chosen("--since", "1h") == [early, late]
+    assert run(world, "replay", "--key", own, "--since", "1h", *GO)["published"] == 2
     assert "NOT_KEPT" in run(world, "replay", "--type", "Nobodys", *GO, code=5)
 
 

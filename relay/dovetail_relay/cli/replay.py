@@ -85,19 +85,26 @@ def replay(
     if follow:
         go_on(settings, "replay", given.output)
         return
-    if settings.outbox.foreign:
-        raise typer.BadParameter(
-            f"events of {settings.outbox.table} cannot be replayed: only dovetail.outbox keeps what was published",
-            param_hint="outbox.table",
-        )
+    _refuse_foreign(settings)
     words = {"ids": event_ids, "key": key, "type": event_type, "since": since, "until": until, "lsn": lsn}
     if not any(words.values()):
         raise typer.BadParameter("choose some: --id, --key, --type, --since, --until or --lsn")
     ids = [uuid_of(text) for text in event_ids] if event_ids else None
     moments = {"since": moment_of(since, "--since"), "until": moment_of(until, "--until")}
     choice = {"ids": ids, "key": key, "type": event_type, **moments, "limit": limit}
-    asked = _Asked({**words, "limit": limit}, choice, to_topic, rate)
+    # Moments as such: an age like 2h means another one by the time that somebody reads it.
+    asked = _Asked(
+        {**words, **{at: m and m.isoformat() for at, m in moments.items()}, "limit": limit}, choice, to_topic, rate
+    )
     _replay(given, settings, asked, dry_run=dry_run, reason=why, yes=yes, force=force)
+
+
+def _refuse_foreign(settings: Settings) -> None:
+    if settings.outbox.foreign:
+        raise typer.BadParameter(
+            f"events of {settings.outbox.table} cannot be replayed: only dovetail.outbox keeps what was published",
+            param_hint="outbox.table",
+        )
 
 
 def _replay(
