@@ -193,7 +193,7 @@ class Intake:
         elif tag == KEEPALIVE:
             ledger.keepalive(Lsn(int.from_bytes(body[1:], "big")))
         elif tag == message.MESSAGE:
-            self._take_message(frame, self._read_message)
+            self._take_message(frame)
         elif tag == oversize.TAG:
             self._take_large(*oversize.opened(frame))
 
@@ -203,7 +203,7 @@ class Intake:
         self.large_lsn = self._final_lsn if ledger.in_transaction else Lsn(int.from_bytes(frame[1:9], "big"))
         read = self._readers.get(frame[pgoutput.OID])
         if frame[pgoutput.BODY] == message.MESSAGE:
-            self._take_message(frame, oversize.refusing(oversize.message_head, size, self._max_row_bytes))
+            self._take_message(frame, size)
         elif not ledger.skipping:
             records: list[Record] = []
             parked: list[tuple[int, Parked]] = []
@@ -212,7 +212,7 @@ class Intake:
                 self._sort(self._taken(read, frame, place, size), records, parked)
             ledger.add(records, rows=1, size=len(frame), parked=parked)
 
-    def _take_message(self, frame: bytes, read: Callable[[bytes], pgoutput.Row]) -> None:
+    def _take_message(self, frame: bytes, too_large: int | None = None) -> None:
         ledger = self.ledger
         found = message.message(frame[pgoutput.BODY :])
         if not found.is_event:
@@ -223,7 +223,8 @@ class Intake:
             records: list[Record] = []
             parked: list[tuple[int, Parked]] = []
             if index >= ledger.skip_rows:
-                self._sort(self._taken(read, frame, Place(ledger.commit_lsn, index)), records, parked)
+                place = Place(ledger.commit_lsn, index)
+                self._sort(self._taken(self._read_message, frame, place, too_large), records, parked)
             ledger.add(records, rows=1, size=len(frame), parked=parked)
 
     def _learn_relation(self, relation: pgoutput.Relation) -> None:

@@ -46,19 +46,27 @@ def test_the_row_is_named_wherever_its_id_stands() -> None:
     columns = [("payload", 17), ("aggregateid", 25), ("type", 25), ("aggregatetype", 25), ("id", 2950)]
     relation = pgoutput.Relation(b"", "shop", "events", tuple(pgoutput.Column(*column) for column in columns))
     size, small = kept(insert(LARGE, b"k", b"Placed", b"order", ID.bytes))
-    refuse = oversize.refusing(pgoutput.row_reader(relation, {}), size, 50_000)
-    with pytest.raises(StuckMessage, match=f"the row has {size} bytes, more than outbox.max_row_bytes, 50000") as stuck:
-        refuse(small)
-    assert (stuck.value.event_id, stuck.value.reason) == (str(ID), "too_large")
+    row = pgoutput.row_reader(relation, {})(small)
+    assert (row[2], row[3], row[1]) == (b"k", b"Placed", b"order")
+    refused = oversize.refusal(row, size, 50_000)
+    assert str(refused).startswith(f"the row has {size} bytes, more than outbox.max_row_bytes, 50000; ")
+    assert (refused.event_id, refused.reason) == (str(ID), "too_large")
 
 
-def test_a_large_message_is_told_from_others_and_named_by_the_id_in_its_envelope() -> None:
-    content = bytes((envelope.VERSION,)) + ID.bytes + LARGE
-    size, small = kept(logical(b"dovetail", content))
-    assert message.message(small[pgoutput.BODY :]).is_event
+def test_a_large_message_keeps_its_envelope_but_for_the_long_fields() -> None:
+    event = envelope.Envelope(ID.bytes, b"order", b"k", b"Placed", bytes(16), b"avro", b'{"a": "b"}', LARGE)
+    size, small = kept(logical(b"dovetail", envelope.pack(event)))
+    row = message.message_reader(pgoutput.Moment())(small)
+    assert list(row[:6]) == [ID.bytes, b"order", b"k", b"Placed", b"", bytes(16)]
+    assert oversize.refusal(row, size, 50_000).event_id == str(ID)
+
+
+@pytest.mark.parametrize("rest", [LARGE, b"\0\0\0\x05order" + LARGE, b"\xff" * 100_000])
+def test_a_large_message_of_ours_without_an_envelope_is_stuck_under_the_id_that_it_has(rest: bytes) -> None:
+    _, small = kept(logical(b"dovetail", bytes((envelope.VERSION,)) + ID.bytes + rest))
     with pytest.raises(StuckMessage) as stuck:
-        oversize.refusing(oversize.message_head, size, 50_000)(small)
-    assert (stuck.value.event_id, stuck.value.reason) == (str(ID), "too_large")
+        message.message_reader(pgoutput.Moment())(small)
+    assert (stuck.value.event_id, stuck.value.reason) == (str(ID), "envelope")
 
 
 @pytest.mark.parametrize(("prefix", "flags"), [(b"other", 1), (b"dovetail", 0), (LARGE, 1), (b"\xff", 1)])

@@ -8,15 +8,15 @@ read by the reader that reads all rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from struct import Struct
 from struct import error as struct_error
-from typing import Final, NoReturn
+from typing import Final
 from uuid import UUID
 
-from dovetail_relay.decode.message import MESSAGE, message
+from dovetail_relay.decode.message import MESSAGE
 from dovetail_relay.decode.pgoutput import BODY, INSERT, MalformedMessage, Row
 from dovetail_relay.errors import StuckMessage
+from dovetail_schemas.envelope import Envelope
 
 TAG: Final = ord("x")
 # Stands where a row says how its payload is encoded.
@@ -33,8 +33,9 @@ _INSERT_HEAD: Final = BODY + 8
 _MESSAGE_HEAD: Final = BODY + 10
 _WITHOUT_VALUE: Final = frozenset((ord("n"), ord("u")))
 _UUID_BYTES: Final = 16
-# Behind the version.
-_ENVELOPE_ID: Final = slice(1, 1 + _UUID_BYTES)
+# Version and id, and what comes behind them.
+_ENVELOPE_HEAD: Final = 1 + _UUID_BYTES
+_ENVELOPE_FIELDS: Final = len(Envelope._fields) - 1
 
 
 def shortened(frame: memoryview) -> bytes:
@@ -80,20 +81,6 @@ def without_payload(row: Row) -> Row:
     return kept
 
 
-def refusing(read: Callable[[bytes], Row], size: int, limit: int) -> Callable[[bytes], NoReturn]:
-    """A reader that raises StuckMessage (`too_large`) under the id of the row that `read` gives."""
-
-    def refuse(frame: bytes) -> NoReturn:
-        raise refusal(read(frame), size, limit)
-
-    return refuse
-
-
-def message_head(frame: bytes) -> Row:
-    """Of a logical message's row only its id: the rest of the envelope is not here."""
-    return [message(frame[BODY:]).content[_ENVELOPE_ID]]
-
-
 def _insert(frame: memoryview) -> list[memoryview | bytes]:
     at = _INSERT_HEAD
     kept: list[memoryview | bytes] = [frame[BODY:at]]
@@ -117,6 +104,20 @@ def _message(frame: memoryview) -> list[memoryview | bytes]:
     if not end:
         # Its prefix alone is long: not ours, whatever it is.
         return [frame[BODY:_MESSAGE_HEAD], b"?\0", bytes(_LENGTH.size)]
-    at = _MESSAGE_HEAD + end + _LENGTH.size
-    content = frame[at : at + KEPT_BYTES]
+    content = _envelope(frame[_MESSAGE_HEAD + end + _LENGTH.size :])
     return [frame[BODY:_MESSAGE_HEAD], prefix[:end], _LENGTH.pack(len(content)), content]
+
+
+def _envelope(content: memoryview) -> bytes:
+    """An envelope with its long fields empty. Of what is none the beginning, which is none either."""
+    kept = [content[:_ENVELOPE_HEAD]]
+    at = _ENVELOPE_HEAD
+    try:
+        for _ in range(_ENVELOPE_FIELDS):
+            begin = at
+            (length,) = _LENGTH.unpack_from(content, at)
+            at += _LENGTH.size + length
+            kept.append(content[begin:at] if length <= KEPT_BYTES else memoryview(bytes(_LENGTH.size)))
+    except struct_error:
+        return bytes(content[:KEPT_BYTES])
+    return b"".join(kept) if at == len(content) else bytes(content[:KEPT_BYTES])
