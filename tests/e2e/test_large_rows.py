@@ -23,7 +23,7 @@ from support.writers import numbered
 
 MIB = 1 << 20
 # libpq holds a row whole in its buffer, and once more for the moment in which the frame is looked at.
-ROW_MIB, TIMES, AROUND_MIB = 160, 2, 40
+ROW_MIB, TIMES, AROUND_MIB = 96, 2, 40
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_rows_from_before_the_slot_are_read_in_bounded_memory_and_one_beyond_the
         superuser.execute("SELECT pg_drop_replication_slot(%s)", [world.settings().relay.slot])
         superuser.execute("DELETE FROM dovetail.relay")
         superuser.execute("ALTER TABLE dovetail.outbox ALTER payload SET STORAGE EXTENDED")
-    fitting = 200
+    fitting = 100
     with psycopg.connect(world.endpoints.owner_dsn) as connection:
         connection.execute(
             "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"

@@ -78,8 +78,8 @@ def test_every_error_that_is_named_exists() -> None:
 
 
 @cache
-def literals() -> list[tuple[int, re.Pattern[str]]]:
-    """Every text in the code with anything where a value is put in, and how many of its characters are fixed."""
+def literals() -> list[tuple[int, str, str]]:
+    """Of every text in the code: how many characters are fixed, its longest such part, and a pattern for the whole."""
     found = []
     for path in (path for source in SOURCES for path in (ROOT / source).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -88,12 +88,15 @@ def literals() -> list[tuple[int, re.Pattern[str]]]:
             fixed = sum(len(part.strip()) for part in parts if part)
             if fixed >= LEAST_CHARACTERS:
                 pattern = "".join(".+?" if part is None else re.escape(part) for part in parts)
-                found.append((fixed, re.compile(pattern)))
+                found.append((fixed, max((part for part in parts if part), key=len), pattern))
     return found
 
 
 def is_said(words: str) -> bool:
-    return any(fixed >= LEAST_PART * len(words) and literal.search(words) for fixed, literal in literals())
+    return any(
+        fixed >= LEAST_PART * len(words) and longest in words and re.search(pattern, words)
+        for fixed, longest, pattern in literals()
+    )
 
 
 def test_the_words_are_those_of_the_code() -> None:
