@@ -80,6 +80,12 @@ def test_kafka_that_cannot_be_reached_gives_3_and_the_database_is_still_looked_a
     assert found["dovetail.slot"]["status"] == "ok"
 
 
+def test_a_broker_that_refuses_tls_is_told_in_librdkafkas_words(installed: dict[str, str]) -> None:
+    code, found = findings(installed | {"DOVETAIL_KAFKA__SECURITY_PROTOCOL": "ssl"})
+    assert code == 3
+    assert "SSL handshake failed" in found["kafka.connection"]["is"]
+
+
 def test_a_database_that_cannot_be_reached_gives_3_and_kafka_is_still_looked_at(installed: dict[str, str]) -> None:
     code, found = findings(installed | {"DOVETAIL_POSTGRES__DSN": "host=127.0.0.1 port=1 dbname=x user=y"})
     assert code == 3
