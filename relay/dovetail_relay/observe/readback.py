@@ -6,14 +6,11 @@ is where the oldest open transaction begins, whosever it is, and committed event
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
-
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import StuckMessage
@@ -79,9 +76,9 @@ def reaches(settings: Settings, topics: Collection[str]) -> list[Reach]:
     """How far back each of the topics goes, those that exist."""
     with closing(Topics(settings)) as reader:
         counts = {topic: count for topic, count in reader.partitions().items() if topic in topics}
-        compacted = _compacted(settings, counts)
+        policies = Cluster(settings).cleanup_policies(counts)
         return [
-            Reach(topic, count, compacted.get(topic), _begins(reader, topic, count))
+            Reach(topic, count, _compacted(policies[topic]), _begins(reader, topic, count))
             for topic, count in sorted(counts.items())
         ]
 
@@ -100,20 +97,8 @@ def _begins(reader: Topics, topic: str, partitions: int) -> float | None:
     return max(begins, default=None)
 
 
-def _compacted(settings: Settings, topics: Collection[str]) -> Mapping[str, bool]:
-    """Which of them are compacted; a topic whose settings we may not see is left out."""
-    resources = {topic: ConfigResource(ResourceType.TOPIC, topic) for topic in topics}
-    if not resources:
-        return {}
-    futures = Cluster(settings).client.describe_configs(list(resources.values()), request_timeout=10.0)
-    found: dict[str, bool] = {}
-    for topic, resource in resources.items():
-        try:
-            entries = futures[resource].result()
-        except KafkaException:
-            continue
-        found[topic] = "compact" in (entries["cleanup.policy"].value or "")
-    return found
+def _compacted(policy: str | None) -> bool | None:
+    return None if policy is None else "compact" in policy
 
 
 def _sighting(found: Any) -> Sighting | None:

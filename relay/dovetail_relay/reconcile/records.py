@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from confluent_kafka import KafkaException, Message
-from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka import Message
 
 from dovetail_relay.books import sum_of
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import ServerUnreachable
-from dovetail_relay.observe.topics import TIMEOUT_SECONDS, Place, Topics
+from dovetail_relay.observe.topics import Place, Topics
 from dovetail_relay.reconcile.sums import HOUR, MINUTE, Slice, Sums, put
 from dovetail_relay.reconcile.window import Window
 from dovetail_relay.setup.topics import Cluster
@@ -126,19 +125,8 @@ class Records:
 
 def compacted(settings: Settings, topics: Iterable[str]) -> set[str]:
     """Those of `topics` that throw away all but the newest record of a key. A right that is missing tells nothing."""
-    wanted = {name: ConfigResource(ResourceType.TOPIC, name) for name in topics}
-    if not wanted:
-        return set()
-    futures = Cluster(settings).client.describe_configs(list(wanted.values()), request_timeout=TIMEOUT_SECONDS)
-    found = set()
-    for name, resource in wanted.items():
-        try:
-            policy = futures[resource].result()["cleanup.policy"].value
-        except (KafkaException, KeyError):
-            continue
-        if "compact" in (policy or ""):
-            found.add(name)
-    return found
+    policies = Cluster(settings).cleanup_policies(topics)
+    return {topic for topic, policy in policies.items() if "compact" in (policy or "")}
 
 
 def _settle(sums: Sums, pending: defaultdict[tuple[str, int], list[bytes]]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
 from dovetail_relay.config import Settings, kafka_properties, scrubbed
 from dovetail_relay.errors import Misconfigured, PartitionsChanged, ServerUnreachable
@@ -56,7 +56,11 @@ class Topic:
 
 @dataclass(slots=True)
 class Cluster:
-    """An admin client that remembers what librdkafka complained about: its own errors say only "transport failure"."""
+    """An admin client that remembers what librdkafka complained about: its own errors say only "transport failure".
+
+    The client must not know this object. In a cycle it would be the garbage collector's to destroy, in whichever thread
+    that runs: librdkafka ends the process where the thread is one of its own.
+    """
 
     settings: Settings
     complaints: list[str] = field(default_factory=list)
@@ -65,7 +69,7 @@ class Cluster:
     def __post_init__(self) -> None:
         properties: dict[str, Any] = dict(kafka_properties(self.settings))
         try:
-            self.client = AdminClient(properties | {"error_cb": self._complain, "log_level": 0})
+            self.client = AdminClient(properties | {"error_cb": _keeper(self.complaints), "log_level": 0})
         except KafkaException as error:
             raise Misconfigured(f"kafka: {said(error)}", remedy="correct [kafka] in the configuration") from error
 
@@ -92,8 +96,23 @@ class Cluster:
             return ServerUnreachable(f"Kafka ({self.settings.kafka.bootstrap_servers}): {text}")
         return TopicRefused(f"Kafka: {text}", remedy="dovetail doctor")
 
-    def _complain(self, error: KafkaError) -> None:
-        self.complaints.append(scrubbed(error.str()))
+    def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str | None]:
+        """`cleanup.policy` of each topic; None where the topic is not there, or may not be looked at."""
+        resources = {topic: ConfigResource(ResourceType.TOPIC, topic) for topic in topics}
+        if not resources:
+            return {}
+        futures = self.client.describe_configs(list(resources.values()), request_timeout=METADATA_TIMEOUT_SECONDS)
+        found: dict[str, str | None] = {}
+        for topic, resource in resources.items():
+            try:
+                found[topic] = futures[resource].result()["cleanup.policy"].value
+            except (KafkaException, KeyError):
+                found[topic] = None
+        return found
+
+
+def _keeper(complaints: list[str]) -> Callable[[KafkaError], None]:
+    return lambda error: complaints.append(scrubbed(error.str()))
 
 
 def said(error: KafkaException) -> str:
