@@ -25,6 +25,7 @@ class RelayProcess:
             self.log_path = Path(log.name)
         tests = Path(__file__).parents[1]
         self._environ = {**os.environ, **environ, "PYTHONPATH": str(tests), "DOVETAIL_LOG__FORMAT": "json"}
+        self._last_words: list[str] | None = None
         with self.log_path.open("wb") as log_file:
             self.process = subprocess.Popen(
                 command,
@@ -41,6 +42,12 @@ class RelayProcess:
     def events(self) -> list[dict[str, object]]:
         """The log lines so far, as objects."""
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+    @property
+    def halts(self) -> list[str]:
+        """The lines of its log that name a halt, also after it was ended."""
+        lines = self._last_words if self._last_words is not None else self.log().splitlines()
+        return [line for line in lines if '"relay_halted"' in line]
 
     def has_logged(self, event: str) -> bool:
         return any(line.get("event") == event for line in self.events())
@@ -102,4 +109,6 @@ class RelayProcess:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
         self.process.wait(10)
+        if self._last_words is None:
+            self._last_words = self.log().splitlines()
         self.log_path.unlink(missing_ok=True)
