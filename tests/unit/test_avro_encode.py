@@ -76,6 +76,11 @@ def test_whatever_is_accepted_fastavro_validates_strictly_and_comes_back_equal(s
     assert codec.decode(body) == datum
 
 
+def test_an_empty_text_is_no_uuid():
+    """It was written as one, and no reader could read it."""
+    assert "is not a UUID" in refused({"type": "string", "logicalType": "uuid"}, "")
+
+
 def test_the_message_names_the_path_and_the_value():
     line = {"type": "record", "name": "Line", "fields": [{"name": "amount", "type": "int"}]}
     codec = Codec(

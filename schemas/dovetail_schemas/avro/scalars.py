@@ -7,6 +7,7 @@ what the value is not.
 import decimal
 import enum
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -202,12 +203,10 @@ def _uuid(value: Any, _depth: int) -> str:
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             text = str(UUID(value))
-        except ValueError:
-            text = ""
-        if text == value.lower():
-            return text
+            if text == value.lower():
+                return text
     raise Misfit(f"{show(value)} is not a UUID")
 
 
