@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,11 +89,12 @@ class Topics:
             }
 
     def read(self, starts: Mapping[Place, int], deadline: float) -> Iterator[Message]:
-        """Committed records from `starts` to the end that each partition has when it gets there, or to the deadline.
+        """Committed records from `starts` to the end that each partition has when its first one comes, and some more.
 
-        Raises TimeoutError when the deadline (monotonic) comes first.
+        A relay at work writes on and on: who waits to be told of the end may wait for ever. Raises TimeoutError when
+        the deadline (monotonic) comes first.
         """
-        open_ends = set(starts)
+        open_ends, ends = set(starts), dict[Place, int]()
         self._consumer.assign([TopicPartition(topic, number, offset) for (topic, number), offset in starts.items()])
         try:
             while open_ends:
@@ -101,12 +103,22 @@ class Topics:
                     raise TimeoutError
                 for message in self._batch(min(left, _POLL_SECONDS)):
                     error = message.error()
+                    place = (message.topic() or "", message.partition() or 0)
                     if error is None:
                         yield message
+                        if place not in ends:
+                            ends[place] = self._seen_end(place)
+                        if (message.offset() or 0) + 1 >= ends[place]:
+                            open_ends.discard(place)
                     elif error.code() == KafkaError._PARTITION_EOF:
-                        open_ends.discard((message.topic() or "", message.partition() or 0))
+                        open_ends.discard(place)
         finally:
             self._consumer.unassign()
+
+    def _seen_end(self, place: Place) -> int:
+        """The partition's high watermark as the newest fetch told it."""
+        _low, high = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
+        return high if high >= 0 else sys.maxsize
 
     def read_up_to(self, starts: Mapping[Place, int], ends: Mapping[Place, int]) -> Iterator[list[Message]]:
         """Committed records from `starts` to `ends` as they come; an empty list whenever there was none for a moment.
