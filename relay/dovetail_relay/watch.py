@@ -24,8 +24,6 @@ class Watch:
         self._due = 0.0
         # What admission found; None before it.
         self.recorded: str | None = None
-        # Which publication it was then: one that was taken away and put back looks the same, and is another.
-        self._identity: str | None = None
         self.recovering: int | None = None
 
     def look(self, now: float, machine: Machine) -> None:
@@ -36,10 +34,8 @@ class Watch:
         self._carry_audit(machine)
         self._halted.refuse_idle(self.recovering)
         # One that loses the outbox, or is dropped (PostgreSQL 18), skips rows without any error.
-        fingerprint, identity = self._session.publication_now(self._publication)
-        if fingerprint != self.recorded or identity != (self._identity or identity):
+        if self._session.publication_fingerprint(self._publication) != self.recorded:
             raise PublicationChanged("the publication was changed, or taken away and put back, while it was streaming")
-        self._identity = identity
 
     def _carry_audit(self, machine: Machine) -> None:
         """The checkpoint carries the newest entry; one that has gone stays in it, for `dovetail audit verify`."""

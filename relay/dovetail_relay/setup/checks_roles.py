@@ -153,7 +153,7 @@ def publication(server: Server) -> Iterator[Finding]:
             "dovetail.publication_fingerprint",
             good=row["publication_fingerprint"] == found.fingerprint,
             found=found.fingerprint[:12],
-            wanted=f"{row['publication_fingerprint'][:12]}, as it was recorded: rows written in between may be missing",
+            wanted=f"{row['publication_fingerprint'][:12]}, as recorded: rows written in between may be missing",
             remedy="dovetail reconcile, then dovetail relay accept",
         )
 

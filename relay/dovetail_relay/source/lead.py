@@ -203,11 +203,6 @@ class LockSession:
         except psycopg.Error as error:
             raise server_error(error, "PostgreSQL") from error
 
-    def publication_now(self, publication: str) -> tuple[str | None, str]:
-        """Its fingerprint, and which one it is: taken away and put back it looks the same, and is another."""
-        rows = self.rows(queries["relay_publication_identity"], {"publication": publication})
-        return self.publication_fingerprint(publication), rows[0]["identity"] if rows else ""
-
     def server_facts(self, system_id: str, timeline: int, publication: str) -> ServerFacts:
         """What admission needs to know, `system_id` and `timeline` from the replication connection."""
         row = self.rows(queries["relay_server_facts"], {"slot": self._slot})[0]

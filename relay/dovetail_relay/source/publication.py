@@ -2,7 +2,8 @@
 
 The server changes a publication silently under a running slot: a table taken out and put back loses the rows written
 in between, and PostgreSQL 18 does not even complain about a dropped one. So `init` records a fingerprint, and the
-relay and `doctor` compare it with what they find. Reads only; the catalogue is open to every role.
+relay and `doctor` compare it with what they find. It covers which objects these are, not only how they look: one that
+was taken away and put back while no relay ran shows as well. Reads only; the catalogue is open to every role.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ class PublishedTable:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """The whole shape of one publication."""
+    """The whole shape of one publication. `identity` is the object ids of itself and of its tables' entries."""
 
     name: str
+    identity: str
     actions: frozenset[str]
     via_root: bool
     all_tables: bool
@@ -43,8 +45,9 @@ class Publication:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the canonical JSON of everything above but the name. Equal on PostgreSQL 15 to 18."""
+        """SHA-256, in hex, of the canonical JSON of everything above but the name."""
         shape = {
+            "identity": self.identity,
             **{f"pub{action}": action in self.actions for action in _ACTIONS},
             "pubviaroot": self.via_root,
             "puballtables": self.all_tables,
@@ -79,6 +82,7 @@ def read_publication(connection: psycopg.Connection[Any], name: str) -> Publicat
     head = rows[0]
     return Publication(
         name=name,
+        identity=head["identity"],
         actions=frozenset(action for action in _ACTIONS if head[f"pub{action}"]),
         via_root=head["pubviaroot"],
         all_tables=head["puballtables"],

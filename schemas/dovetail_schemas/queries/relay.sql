@@ -29,15 +29,6 @@ JOIN pg_class AS class ON class.oid = tree.relid
 JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
 WHERE root_namespace.nspname = %(schema)s AND root.relname = %(table)s
 
--- name: relay_publication_identity
--- The rows of the catalogue that the publication is made of. Dropped and made again, or with a table taken out and put
--- back, it looks as before and is another: what was written in between does not stream.
-SELECT concat_ws(' ', publication.oid, string_agg(member.oid::text, ' ' ORDER BY member.oid)) AS identity
-FROM pg_publication AS publication
-LEFT JOIN pg_publication_rel AS member ON member.prpubid = publication.oid
-WHERE publication.pubname = %(publication)s
-GROUP BY publication.oid
-
 -- name: relay_mark_started
 -- From here on an empty checkpoint topic means that the checkpoint was lost.
 UPDATE dovetail.relay SET started_at = now() WHERE name = %(relay)s AND started_at IS NULL
