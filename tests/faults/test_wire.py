@@ -70,6 +70,8 @@ def test_a_relay_that_confirms_what_it_received_is_caught(stack: Stack) -> None:
             world.relay(
                 "-m", "support.planted", "confirms_what_it_received", **world.postgres_through(proxy)
             ).wait_streaming()
+            # It must know the topic: before the first batch it asks Kafka for it, and reads nothing meanwhile.
+            wait_until(world.read_topic, 20, "the first events are out")
             # While Kafka stands still nothing becomes durable, and the broken relay goes on confirming.
             stack.pause_broker(1)
             try:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from dovetail_relay import reign
+from dovetail_relay import admission
 from dovetail_relay.config import load
 from dovetail_relay.crash import Killer
 from dovetail_relay.ledger import Ledger
@@ -24,21 +24,21 @@ LOST_AT = 100
 
 def checkpoint_ignored() -> None:
     """Go on from where the slot stands, as a relay without a checkpoint in Kafka would."""
-    honest = reign.admit
+    honest = admission.admit
 
     def admit(facts: Any, row: Any, found: Any, history: Any) -> Any:
         admitted = honest(facts, row, found, history)
         return admitted and replace(admitted, end_lsn=facts.confirmed_flush, part=None)
 
-    reign.admit = admit
+    admission.admit = admit
 
 
 def confirms_what_it_received() -> None:
     """Report the newest position that was read, as a client that acknowledges on receipt would."""
     honest = ReplicationStream.read
 
-    def read(self: ReplicationStream, limit: int) -> list[bytes]:
-        frames = honest(self, limit)
+    def read(self: ReplicationStream, *limits: int) -> list[bytes]:
+        frames = honest(self, *limits)
         for frame in frames:
             # A Commit's end LSN, as it comes in.
             if frame[25:26] == b"C":
