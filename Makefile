@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults test-versions test-full lint fmt types bench docs lock clean
+.PHONY: help setup demo test faults test-faults test-versions test-full lint fmt types bench docs lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,8 +26,13 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## Run the main job on real servers and print the books
 	$(BIN)/dovetail demo $(ARGS)
 
-test: $(STAMP) ## Run every test tier that Python packages alone can serve, three files at a time
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+# Of the tier that breaks servers a short mix and the wire proof are in `test`, the rest is in `test-faults`.
+BREAKING := $(filter-out tests/faults/test_mix.py tests/faults/test_wire.py,$(wildcard tests/faults/test_*.py))
+test: $(STAMP) ## Run every test tier that Python packages alone can serve, four files at a time
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(BREAKING:%=--ignore=%) $(ARGS)
+
+test-faults: $(STAMP) ## Break servers and networks in every way that has a test
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(BREAKING) $(ARGS)
 
 # Another mix each time, or the one that SEED names.
 SEED ?= $(shell date +%s)

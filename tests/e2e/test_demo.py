@@ -89,7 +89,7 @@ def test_the_books_balance_while_relay_and_consumer_are_killed(clean_environment
     assert not list(Path(clean_environment["TMPDIR"]).iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_early_end_leaves_no_process(clean_environment, number):
     process = _start(["60"], clean_environment, stdout=subprocess.DEVNULL)
     _await_words(process, "killing: committed [1-9]")

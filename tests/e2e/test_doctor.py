@@ -4,8 +4,6 @@ import json
 import os
 import secrets
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +13,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from dovetail_local.endpoints import Endpoints
 from support.installation import environment
+from support.prepared import completed
 from support.waiting import wait_until
 
 SECONDS = 60
@@ -23,10 +22,7 @@ UNBOUNDED = "SELECT setting = '-1' FROM pg_settings WHERE name = 'max_slot_wal_k
 
 def dovetail(environ: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DOVETAIL_", "PG"))}
-    return subprocess.run(
-        [sys.executable, "-c", "import sys; from dovetail_relay.cli import main; sys.exit(main())", *words],
-        env=clean | environ, cwd=tempfile.gettempdir(), capture_output=True, text=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
+    return completed(clean | environ, *words, timeout=SECONDS)
 
 
 def findings(environ: dict[str, str]) -> tuple[int, dict[str, dict[str, str]]]:

@@ -11,7 +11,7 @@ from support.waiting import wait_until
 from support.world import World, new_world
 from support.writers import numbered
 
-RACES, ROWS = 20, 6
+RACES, ROWS = 6, 6
 
 
 def test_a_first_start_that_two_relays_race_for_publishes_the_older_rows_once(stack: Stack) -> None:

@@ -29,15 +29,14 @@ with Stack.attached(Path(sys.argv[1]), durable=False, parts=frozenset({"postgres
 """
 
 
-def test_the_oldest_versions_start_too() -> None:
-    folder = temporary_folder()
-    with Stack.attached(
-        folder, postgres_version="15", kafka_version="3.9.1", durable=False, temporary=True
-    ) as endpoints:
-        with psycopg.connect(endpoints.owner_dsn) as connection:
-            assert connection.info.server_version // 10_000 == 15
-        assert AdminClient({"bootstrap.servers": endpoints.bootstrap_servers}).list_topics(timeout=10).brokers
-        assert (folder / "logs/kafka-1.log").stat().st_size
+def test_the_stack_runs_the_versions_that_were_asked_for(stack: Stack, pytestconfig: pytest.Config) -> None:
+    endpoints = stack.endpoints()
+    with psycopg.connect(endpoints.owner_dsn) as connection:
+        assert str(connection.info.server_version // 10_000) == pytestconfig.getoption("--postgres-version")
+    brokers = AdminClient({"bootstrap.servers": endpoints.bootstrap_servers}).list_topics(timeout=10).brokers
+    assert len(brokers) == pytestconfig.getoption("--brokers")
+    said = (stack.layout.directory / "logs/kafka-1.log").read_text()
+    assert f"Kafka version: {pytestconfig.getoption('--kafka-version')}" in said
 
 
 def test_three_brokers_keep_three_copies_and_one_may_go() -> None:

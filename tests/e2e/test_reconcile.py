@@ -22,6 +22,7 @@ from dovetail_relay.observe.topics import look, topics_of
 from dovetail_relay.reconcile.report import TOPIC_COLUMNS
 from dovetail_schemas.headers import format_time
 from support.pages import ROOT, blocks
+from support.prepared import completed
 from support.topic import headers, messages
 from support.waiting import wait_until
 from support.world import PARTITIONS, World, new_world
@@ -43,14 +44,7 @@ def world(stack: Stack) -> Iterator[World]:
 
 
 def reconcile(world: World, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dovetail_relay", "reconcile", *arguments],
-        env={**os.environ, **world.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = completed({**os.environ, **world.environ, **environ}, "reconcile", *arguments)
     assert "Traceback" not in done.stderr
     return done
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import pytest
 import dovetail
 from dovetail.psycopg import Inbox, Outbox, register
 from dovetail_local.stack import Stack
+from support.prepared import completed
 from support.waiting import wait_until
 from support.world import World, new_world
 
@@ -44,14 +43,7 @@ class Answer:
 
 
 def status(world: World, *arguments: str, **environ: str) -> Answer:
-    done = subprocess.run(
-        [sys.executable, "-m", "dovetail_relay", "status", *arguments],
-        env={**os.environ, **world.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = completed({**os.environ, **world.environ, **environ}, "status", *arguments)
     assert "Traceback" not in done.stderr
     return Answer(done.returncode, done.stdout, done.stderr)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +15,7 @@ from dovetail_local.stack import Stack
 from dovetail_schemas.position import Position
 from support.durable import DurableCheckpoint
 from support.failover import STANDBY_SLOT, Pair, new_pair
+from support.prepared import completed
 from support.relay import RelayProcess
 from support.waiting import wait_until
 from support.world import read_records
@@ -51,10 +50,7 @@ def halted(relay: RelayProcess, name: str) -> None:
 
 
 def dovetail(pair: Pair, *words: str) -> tuple[int, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dovetail_relay", *words, "--output", "json"],
-        env={**os.environ, **pair.world.environ}, capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+    done = completed({**os.environ, **pair.world.environ}, *words, "--output", "json")
     assert "Traceback" not in done.stderr
     return done.returncode, json.loads(done.stdout)
 

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from support.pages import shell
+from support.prepared import Prepared
 from support.world import World
 
 _SECONDS = 90
@@ -23,14 +24,13 @@ class Command:
     """One `dovetail …` that runs beside the test."""
 
     def __init__(self, world: World, *arguments: str, **environ: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dovetail_relay", *arguments],
-            env={**os.environ, **world.environ, **environ},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tempfile.gettempdir(),
+        self._said = tempfile.TemporaryDirectory(prefix="dovetail-command-")
+        out, err = (Path(self._said.name) / name for name in ("out", "err"))
+        out.touch()
+        err.touch()
+        self._out, self._err = out, err
+        self._process = Prepared(
+            "dovetail_relay", arguments, {**os.environ, **world.environ, **environ}, stdout=out, stderr=err
         )
 
     def interrupt(self) -> None:
@@ -39,9 +39,11 @@ class Command:
 
     def end(self) -> tuple[int, str, str]:
         """(exit code, stdout, stderr)."""
-        out, err = self._process.communicate(timeout=_SECONDS)
+        code = self._process.wait(_SECONDS)
+        out, err = self._out.read_text(), self._err.read_text()
+        self._said.cleanup()
         assert "Traceback" not in err, err
-        return self._process.returncode, out, err
+        return code, out, err
 
 
 def dovetail(world: World, *arguments: str) -> tuple[int, str, str]:

@@ -11,24 +11,29 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+from support.prepared import Prepared
 from support.waiting import wait_until
 
-RUN = (sys.executable, "-m", "dovetail_relay", "relay", "run")
+RUN = ("-m", "dovetail_relay", "relay", "run")
 
 
 class RelayProcess:
     """Started by its constructor. `arguments` replace the command: for example `-m dovetail_relay.crash half 2`."""
 
     def __init__(self, environ: dict[str, str], *arguments: str) -> None:
-        command = [sys.executable, *arguments] if arguments else list(RUN)
+        command = arguments or RUN
         with tempfile.NamedTemporaryFile(prefix="dovetail-relay-", suffix=".log", delete=False) as log:
             self.log_path = Path(log.name)
         tests = Path(__file__).parents[1]
         self._environ = {**os.environ, **environ, "PYTHONPATH": str(tests), "DOVETAIL_LOG__FORMAT": "json"}
         self._last_words: list[str] | None = None
+        self.process: subprocess.Popen[bytes] | Prepared
+        if command[0] == "-m":
+            self.process = Prepared(command[1], command[2:], self._environ, stdout=None, stderr=self.log_path)
+            return
         with self.log_path.open("wb") as log_file:
             self.process = subprocess.Popen(
-                command,
+                [sys.executable, *command],
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

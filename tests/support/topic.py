@@ -19,6 +19,7 @@ def messages(bootstrap_servers: str, topic: str, count: int) -> list[Message]:
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 50,
             "log_level": 0,
         }
     )
@@ -29,9 +30,9 @@ def messages(bootstrap_servers: str, topic: str, count: int) -> list[Message]:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while len(found) < count:
             assert time.monotonic() < deadline, f"{len(found)} of {count} messages are in {topic}"
-            found += [message for message in reader.consume(5000, timeout=0.5) if message.error() is None]
+            found += [message for message in reader.consume(5000, timeout=0.05) if message.error() is None]
         # What comes too late or too often comes now.
-        found += [message for message in reader.consume(5000, timeout=1.0) if message.error() is None]
+        found += [message for message in reader.consume(5000, timeout=0.3) if message.error() is None]
         return sorted(found, key=lambda message: (message.partition(), message.offset()))
     finally:
         reader.close()

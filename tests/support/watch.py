@@ -68,7 +68,7 @@ class LiveReader(_Thread):
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
-            for message in self._consumer.consume(1000, timeout=0.2):
+            for message in self._consumer.consume(1000, timeout=0.05):
                 if message.error() is None:
                     self.seen[message.partition()].append(dict(message.headers())["id"].decode())
         self._consumer.close()
@@ -141,7 +141,7 @@ def checkpoints(world: World) -> list[Written]:
     found: list[Written] = []
     try:
         while True:
-            for message in consumer.consume(5000, timeout=0.5):
+            for message in consumer.consume(5000, timeout=0.05):
                 if message.error() is not None:
                     return found
                 high, low = json.loads(message.value())["end_lsn"].split("/")

@@ -20,7 +20,6 @@ from support.checker import Books, Seen, check
 from support.link import Address, Link
 from support.relay import RelayProcess
 from support.servers import fresh_database
-from support.waiting import wait_until
 from support.writers import NUMBERED_SCHEMA, PLAIN, Ways, Writers, prepare
 
 PARTITIONS = 3
@@ -123,18 +122,12 @@ class World:
             ).fetchone()
         return row is not None and bool(row[0])
 
-    def wait_until_published(self, timeout: float = 60.0) -> None:
-        """Until the slot was confirmed past everything that is committed now."""
-        with psycopg.connect(self.endpoints.owner_dsn, autocommit=True) as connection:
-            row = connection.execute(
-                "SELECT pg_wal_lsn_diff(lsn, '0/0')::bigint FROM (SELECT pg_current_wal_insert_lsn()) AS now(lsn)"
-            ).fetchone()
-            # A transactional message that decodes to a position beyond every event before it. Without the option
-            # `messages` it is not sent, so the events' own commits must carry the slot there: ask by count instead.
-            assert row is not None
-            wanted = connection.execute("SELECT count(*) FROM dovetail.outbox").fetchone()
-        assert wanted is not None
-        wait_until(lambda: len(self.read_topic()) >= wanted[0], timeout, f"{wanted[0]} events are in {self.topic}")
+    def wait_until_published(self, patience: float = 60.0) -> None:
+        """Until as many events are in the topic as are committed now; fails once none has come for `patience` s."""
+        with psycopg.connect(self.endpoints.owner_dsn) as connection:
+            row = connection.execute("SELECT count(*) FROM dovetail.outbox").fetchone()
+        assert row is not None
+        wait_until_there(self.endpoints.bootstrap_servers, self.topic, row[0], patience)
 
     def books(self, rolled_back: Sequence[str] = ()) -> Books:
         return check(self.table(), self.read_topic(), rolled_back)
@@ -168,6 +161,35 @@ def read_topic(bootstrap_servers: str, topic: str, *, isolation: str = "read_com
 
 def read_records(bootstrap_servers: str, topic: str, *, isolation: str = "read_committed") -> list[Message]:
     """The topic from beginning to end, partition by partition."""
+    with reader(bootstrap_servers, topic, isolation) as (consumer, partitions):
+        found: dict[int, list[Message]] = {partition: [] for partition in partitions}
+        ended: set[int] = set()
+        deadline = time.monotonic() + 60
+        while len(ended) < len(partitions):
+            assert time.monotonic() < deadline, f"{topic} could not be read to its end in 60 s"
+            for message in consumer.consume(5000, timeout=0.05):
+                if message.error() is not None:
+                    ended.add(message.partition())
+                    continue
+                found[message.partition()].append(message)
+        return [event for partition in sorted(found) for event in found[partition]]
+
+
+def wait_until_there(bootstrap_servers: str, topic: str, wanted: int, patience: float) -> None:
+    """Until `wanted` committed records were read from the topic; fails once none has come for `patience` seconds."""
+    with reader(bootstrap_servers, topic, "read_committed") as (consumer, _partitions):
+        seen, deadline = 0, time.monotonic() + patience
+        while seen < wanted:
+            came = sum(message.error() is None for message in consumer.consume(5000, timeout=0.05))
+            seen += came
+            if came:
+                deadline = time.monotonic() + patience
+            assert time.monotonic() < deadline, f"{seen} of {wanted} events are in {topic}; no more for {patience:g} s"
+
+
+@contextmanager
+def reader(bootstrap_servers: str, topic: str, isolation: str) -> Iterator[tuple[Consumer, list[int]]]:
+    """A consumer at the beginning of every partition, and the partitions."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -176,23 +198,14 @@ def read_records(bootstrap_servers: str, topic: str, *, isolation: str = "read_c
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 50,
             "log_level": 0,
         }
     )
     try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = list(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
-        found: dict[int, list[Message]] = {partition: [] for partition in partitions}
-        ended: set[int] = set()
-        deadline = time.monotonic() + 60
-        while len(ended) < len(partitions):
-            assert time.monotonic() < deadline, f"{topic} could not be read to its end in 60 s"
-            for message in consumer.consume(5000, timeout=0.5):
-                if message.error() is not None:
-                    ended.add(message.partition())
-                    continue
-                found[message.partition()].append(message)
-        return [event for partition in sorted(found) for event in found[partition]]
+        yield consumer, partitions
     finally:
         consumer.close()
 
