@@ -41,7 +41,7 @@ def world(limited: Callable[[int], Memory], stack: Stack) -> Iterator[World]:
 
 
 def under(memory: Memory, world: World) -> RelayProcess:
-    return world.relay(*memory.arguments(*RUN[1:]))
+    return world.relay(*memory.arguments(*RUN))
 
 
 def published(world: World, relay: RelayProcess, position: int) -> None:
