@@ -91,8 +91,8 @@ METRICS: Final = (
         "Logical messages that are no events: another prefix, or sent whether or not their transaction committed.",
         ("reason",),
     ),
-    Metric("dovetail_parked_messages", "gauge", "Messages that are parked now, held ones included."),
-    Metric("dovetail_held_keys", "gauge", "Keys that are held now behind a stuck message."),
+    Metric("dovetail_parked_messages", "gauge", "Messages parked now, held ones included; counted to 100,000."),
+    Metric("dovetail_held_keys", "gauge", "Keys held behind a stuck message, of the first 100,000 messages."),
     Metric("dovetail_books_balanced", "gauge", "1 when outbox and topics agree, 0 when not, NaN while unknown."),
     Metric(
         "dovetail_outbox_oldest_day_timestamp_seconds",

@@ -7,7 +7,7 @@ and carries its position: what lies beyond the checkpoint belongs to a batch tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import psycopg
@@ -17,6 +17,8 @@ from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.replication import server_error
 from dovetail_schemas.sql import queries
 
+# 0.3 s: the lead's session shows no sign of life meanwhile, and a standby evicts who is silent for a lease.
+MOST_COUNTED: Final = 100_000
 _JSONB_EMPTY = b"\x01{}"
 
 
@@ -74,8 +76,8 @@ class ParkedRows:
             yield Place(parse_lsn(row["commit_lsn"]), row["index"])
 
     def counts(self) -> tuple[int, int, int]:
-        """(messages, keys) that wait now, and before how many messages the relay stands."""
-        row = self._session.rows(queries["parked_counts"], {"relay": self._relay})[0]
+        """(messages, keys) that wait now, MOST_COUNTED at most, and before how many messages the relay stands."""
+        row = self._session.rows(queries["parked_counts"], {"relay": self._relay, "most": MOST_COUNTED})[0]
         return row["messages"], row["keys"], row["standing_before"]
 
     def _values(self, epoch: int, parked: Parked) -> dict[str, Any]:

@@ -36,6 +36,7 @@ CREATE TABLE dovetail.parked (
     UNIQUE (relay, epoch, commit_lsn, index)
 );
 CREATE INDEX parked_queue ON dovetail.parked (relay, hold_topic, hold_key, seq) WHERE state = 'parked';
+CREATE INDEX parked_standing ON dovetail.parked (relay) WHERE state IN ('halting', 'condemned');
 CREATE INDEX parked_event ON dovetail.parked (id);
 
 -- What an operator wants of a relay. Rows and not messages in the log: anyone who may connect could forge those, they

@@ -58,7 +58,14 @@ SELECT DISTINCT hold_topic, hold_key FROM dovetail.parked WHERE relay = %(relay)
 SELECT commit_lsn::text AS commit_lsn, index FROM dovetail.parked WHERE relay = %(relay)s AND state = 'condemned'
 
 -- name: parked_counts
--- For the metrics: how many messages wait, how many keys are held, and before how many the relay stands.
-SELECT count(*) AS messages, count(DISTINCT (hold_topic, hold_key)) AS keys,
-    count(*) FILTER (WHERE state <> 'parked') AS standing_before
-FROM dovetail.parked WHERE relay = %(relay)s AND state IN ('parked', 'halting', 'condemned')
+-- For the metrics: how many messages wait, how many keys are held, and before how many the relay stands. It is the
+-- leader's own connection: of a queue of millions only so many are counted as take no time.
+WITH waiting AS MATERIALIZED (
+    SELECT hold_topic, hold_key FROM dovetail.parked WHERE relay = %(relay)s AND state = 'parked' LIMIT %(most)s
+), standing AS (
+    SELECT count(*) AS messages FROM dovetail.parked WHERE relay = %(relay)s AND state IN ('halting', 'condemned')
+)
+SELECT (SELECT count(*) FROM waiting) + standing.messages AS messages,
+    (SELECT count(DISTINCT (hold_topic, hold_key)) FROM waiting) AS keys,
+    standing.messages AS standing_before
+FROM standing
