@@ -33,8 +33,10 @@ _LATE_HOURS: Final = 1
 # More topics than these share one entry: the sum of all is what is compared, a topic only says where to look.
 TOPICS: Final = 8
 OTHERS: Final = "*"
-# Buckets ahead of the stream's time, per topic. Beyond them a time that a service made up goes into the total.
+# Buckets ahead of the stream's time, per topic. What a service dates further ahead goes into its hour at once, and what
+# lies beyond tomorrow into the total.
 _AHEAD: Final = 12
+DAY: Final = 24 * HOUR
 
 # What a batch adds: (topic, bucket) -> sum.
 Delta = Mapping[tuple[str, int], Sum]
@@ -138,13 +140,6 @@ def _by_bucket(records: Sequence[Any]) -> Iterator[tuple[int, Sum]]:
         yield _bucket(time), sum_of(group)
 
 
-def without(delta: Delta, other: Delta) -> Delta:
-    """`delta` less what is in no table, and so in nobody's books."""
-    if not other:
-        return delta
-    return {place: minus(delta.get(place, NOTHING), other.get(place, NOTHING)) for place in {**delta, **other}}
-
-
 @lru_cache(maxsize=64)
 def _bucket(text: bytes) -> int:
     moment = datetime.fromisoformat(text.decode("ascii") + "0").replace(tzinfo=UTC)
@@ -176,16 +171,22 @@ def add(books: Books, delta: Delta, *, bucket: int, verified_hour: int = 0) -> B
         topics.setdefault(name, _NO_BOOKS)
         of_topic = added.setdefault(name, {})
         of_topic[at] = plus(of_topic.get(at, NOTHING), found)
+    coarse = books.coarse
+    hour = fine_from // HOUR
+    if hour != books.fine_from // HOUR and any(hour in of.hours for of in books.topics.values()):
+        # What was dated ahead lies in this hour.
+        coarse = hour
     for name, old in topics.items():
         new = added.get(name)
         if new or _stale(old, since, fine_from):
-            topics[name] = _topic_books(old, new or {}, since, fine_from)
-    return Books(since, fine_from, topics)
+            topics[name], ahead = _topic_books(old, new or {}, since, fine_from)
+            coarse = hour if hour in ahead else coarse
+    return Books(since, fine_from, topics, coarse)
 
 
 def _boundaries(books: Books, bucket: int, verified_hour: int) -> tuple[int, int]:
     if bucket and books.since - bucket > HOURS * HOUR:
-        # The server's clock was far ahead and has been put right.
+        # The server's clock was far ahead and has been put right. What was booked then stays in its hours, ahead.
         return bucket + 1, bucket + 1
     fine_from = max(books.fine_from, bucket - FINE + 1)
     hour = fine_from // HOUR
@@ -197,10 +198,17 @@ def _stale(old: TopicBooks, since: int, fine_from: int) -> bool:
     return any(at < fine_from for at in old.fine) or any((hour + 1) * HOUR <= since for hour in old.hours)
 
 
-def _topic_books(old: TopicBooks, added: Mapping[int, Sum], since: int, fine_from: int) -> TopicBooks:
+def _topic_books(
+    old: TopicBooks, added: Mapping[int, Sum], since: int, fine_from: int
+) -> tuple[TopicBooks, Sequence[int]]:
+    """The new ones, and the hours that what lies too far ahead has been put into."""
     total, hours, fine = old.total, dict(old.hours), dict(old.fine)
+    beyond = (fine_from // DAY + 2) * DAY
     for at, found in added.items():
-        fine[at] = plus(fine.get(at, NOTHING), found)
+        if at < beyond:
+            fine[at] = plus(fine.get(at, NOTHING), found)
+        else:
+            total = plus(total, found)
     for at in [at for at in fine if at < fine_from]:
         found = fine.pop(at)
         if at < since:
@@ -209,21 +217,27 @@ def _topic_books(old: TopicBooks, added: Mapping[int, Sum], since: int, fine_fro
             hours[at // HOUR] = plus(hours.get(at // HOUR, NOTHING), found)
     for hour in [hour for hour in hours if (hour + 1) * HOUR <= since]:
         total = plus(total, hours.pop(hour))
-    for at in sorted(fine)[FINE + _AHEAD :]:
-        total = plus(total, fine.pop(at))
-    return TopicBooks(total, hours, fine, _topic_text(total, hours, fine))
+    ahead = sorted(fine)[FINE + _AHEAD :]
+    for at in ahead:
+        hours[at // HOUR] = plus(hours.get(at // HOUR, NOTHING), fine.pop(at))
+    return TopicBooks(total, hours, fine, _topic_text(total, hours, fine)), [at // HOUR for at in ahead]
 
 
 def hours_of(books: Books) -> Iterator[Piece]:
     """What is kept by the hour; the first one may begin late and the last one end early."""
     for hour in range(books.since // HOUR, -(-books.fine_from // HOUR)):
         start, end = max(hour * HOUR, books.since), min((hour + 1) * HOUR, books.fine_from)
-        if start < end:
+        # Of an hour that is not over, a part is only known where nothing that lies ahead was put into it.
+        if start < end and (end == (hour + 1) * HOUR or hour != books.coarse):
             yield Piece(start, end, {name: of.hours[hour] for name, of in books.topics.items() if hour in of.hours})
 
 
-def fine_of(books: Books, bucket: int) -> Piece:
-    """What is kept of one bucket at or behind `fine_from`."""
+def fine_of(books: Books, bucket: int) -> Piece | None:
+    """What is kept of one bucket; None where it is not kept by itself, or not all of it."""
+    hour = bucket // HOUR
+    ahead = hour > books.fine_from // HOUR and any(hour in of.hours for of in books.topics.values())
+    if bucket < books.fine_from or hour == books.coarse or ahead:
+        return None
     return Piece(bucket, bucket + 1, {name: of.fine[bucket] for name, of in books.topics.items() if bucket in of.fine})
 
 
@@ -235,7 +249,7 @@ def text(books: Books | None) -> str:
     if books is None:
         return "null"
     topics = ",".join(f"{json.dumps(name)}:{of.text}" for name, of in books.topics.items())
-    return f'{{"since":{books.since},"fine_from":{books.fine_from},"topics":{{{topics}}}}}'
+    return f'{{"since":{books.since},"fine_from":{books.fine_from},"coarse":{books.coarse},"topics":{{{topics}}}}}'
 
 
 def parse(found: Any) -> Books | None:
@@ -246,7 +260,7 @@ def parse(found: Any) -> Books | None:
     for name, of in found["topics"].items():
         total, hours, fine = _sum(of["total"]), _sums(of["hours"]), _sums(of["fine"])
         topics[str(name)] = TopicBooks(total, hours, fine, _topic_text(total, hours, fine))
-    return Books(int(found["since"]), int(found["fine_from"]), topics)
+    return Books(int(found["since"]), int(found["fine_from"]), topics, int(found["coarse"]))
 
 
 def _topic_text(total: Sum, hours: Mapping[int, Sum], fine: Mapping[int, Sum]) -> str:

@@ -24,6 +24,7 @@ from dovetail_relay.nouns import (
     ParkedState,
     Place,
     Record,
+    UnkeptRecord,
     dead_letter_topic,
 )
 from dovetail_relay.parking import Parking, text
@@ -262,11 +263,12 @@ class Intake:
 
     def _record(self, row: Row, prefix: bytes, index: int) -> Record:
         try:
-            return self._mapper.record(row, prefix, index)
+            record = self._mapper.record(row, prefix, index)
         except UnknownFingerprint as unknown:
-            if self._learn(unknown.fingerprint):
-                return self._mapper.record(row, prefix, index)
-            raise unknown.stuck() from None
+            if not self._learn(unknown.fingerprint):
+                raise unknown.stuck() from None
+            record = self._mapper.record(row, prefix, index)
+        return UnkeptRecord(*record) if isinstance(row, message.MessageRow) else record
 
     def _stuck(self, stuck: StuckMessage, row: Row, place: Place) -> tuple[Record | None, Parked | None]:
         topic = stuck.topic or self._topic_of(row)

@@ -24,6 +24,7 @@ class Ledger:
     __slots__ = (
         "_commit_us",
         "_cut_bytes",
+        "_cut_commit_us",
         "_cut_lsn",
         "_cut_parked",
         "_cut_rows",
@@ -52,7 +53,7 @@ class Ledger:
         self.next_index = 0  # of the next row of the open transaction
         self.skip_rows = 0  # so many of its first rows were published before
         self._commit_us = 0
-        self._cut_rows = self._cut_parked = self._cut_bytes = self._cut_transactions = 0
+        self._cut_rows = self._cut_parked = self._cut_bytes = self._cut_transactions = self._cut_commit_us = 0
         self.oldest_commit_us = 0  # of the oldest transaction that waits, µs since 2000-01-01; 0 when none does
         self._cut_lsn: Lsn | None = None
         self.keepalive_lsn: Lsn = end_lsn
@@ -115,6 +116,7 @@ class Ledger:
         self._cut_bytes = self.bytes
         self._cut_transactions += 1
         self._cut_lsn = end_lsn
+        self._cut_commit_us = self._commit_us
         if not self.oldest_commit_us:
             self.oldest_commit_us = self._commit_us
         if end_lsn > self.keepalive_lsn:
@@ -163,6 +165,7 @@ class Ledger:
             None,
             transactions=self._cut_transactions,
             oldest_commit_us=self.oldest_commit_us,
+            newest_commit_us=self._cut_commit_us,
             parked=self._taken_parked(self._cut_parked),
         )
         self.bytes -= self._cut_bytes
@@ -184,7 +187,8 @@ class Ledger:
         self.bytes = 0
         self._part = Part(commit_lsn, self.next_index)
         # Rows of this very transaction go on being taken in: none of them is to be skipped again.
-        return Batch(records, self._end_lsn, self._part, oldest_commit_us=self._commit_us, parked=parked)
+        at = self._commit_us
+        return Batch(records, self._end_lsn, self._part, oldest_commit_us=at, newest_commit_us=at, parked=parked)
 
     def let_go(self, hold: Hold, to_record: Callable[[Parked], Record | None]) -> bool:
         """What waited in the database for `hold` has gone out: what waits here goes after it, each in its place.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 
+from dovetail_relay.bookkeeping import Bookkeeper
 from dovetail_relay.errors import (
     CheckpointLost,
     CheckpointMoved,
@@ -77,6 +78,8 @@ class Machine:
         self._command_settled = False
         # The head of the audit log, as the next checkpoint carries it.
         self.audit = durable.audit
+        # Who says what a batch adds to the books; without one they stay as they are.
+        self.bookkeeper: Bookkeeper | None = None
 
     @property
     def base(self) -> Checkpoint:
@@ -103,6 +106,7 @@ class Machine:
             horizon=horizon,
             parked_lsn=max(base.parked_lsn, parked_lsn),
             command=batch.command or (None if self._command_settled else base.command),
+            books=base.books if self.bookkeeper is None else self.bookkeeper.after(base.books, batch),
             audit=self.audit,
         )
         self._command_settled = False

@@ -49,6 +49,12 @@ class Record(NamedTuple):
     headers: list[tuple[str, str | bytes | None]]
 
 
+class UnkeptRecord(Record):
+    """The record of an event that no row of the outbox stands for: the books, which are compared with it, pass over."""
+
+    __slots__ = ()
+
+
 # One row of the outbox as it streams: id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding,
 # headers, created_at. The publication's columns in their order, in PostgreSQL's binary format, numbers already read.
 # A sequence and no class of its own: one is made per row on the hot path.
@@ -142,12 +148,14 @@ class TopicBooks:
 class Books:
     """What went out, by topic and time, in buckets of ten seconds since 1970; `books` has the arithmetic.
 
-    Events created before `since` are in the totals only; those from `fine_from` on are kept bucket by bucket.
+    Events created before `since` are in the totals only; those from `fine_from` on are kept bucket by bucket, except
+    that some of hour `coarse` are among its hours already.
     """
 
     since: int
     fine_from: int
     topics: Mapping[str, TopicBooks]
+    coarse: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +197,8 @@ class Batch:
     """Records that go out in one Kafka transaction, and the progress that they make.
 
     `parked` are rows that it passes over: they are in the database before it commits. `command` is the step of an
-    operator's command that it performs. `oldest_commit_us` is the commit time of the oldest transaction in it, µs since
-    2000-01-01, 0 where unknown.
+    operator's command that it performs. `oldest_commit_us` and `newest_commit_us` are when its transactions
+    were committed, µs since 2000-01-01, 0 where unknown.
     """
 
     records: list[Record]
@@ -199,6 +207,7 @@ class Batch:
     backfill: int | None = None
     transactions: int = 0
     oldest_commit_us: int = 0
+    newest_commit_us: int = 0
     parked: Sequence[Parked] = ()
     command: CommandStep | None = None
 

@@ -19,6 +19,7 @@ from dovetail_relay.errors import CheckpointLost, Halt, KafkaUnavailable, LeadLo
 from dovetail_relay.fencing import Fenced, fence_and_read, patience, short_attempts_over
 from dovetail_relay.flight import Limits
 from dovetail_relay.halted import Halted
+from dovetail_relay.housekeeping import bookkeeper_for, housekeeper_for
 from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.logs import log
 from dovetail_relay.machine import Machine
@@ -64,6 +65,7 @@ class Reign:
         self._recovery = Recovery(hands)
         self._halted = Halted(hands, self._recovery, given.publisher)
         self._watch = Watch(session, given.settings.outbox.publication, self._halted)
+        self._housekeeper = housekeeper_for(given.settings, given.telemetry)
         self._backfilled = 0
         self._connector = Connector(conninfo(given.settings, "relay"))
 
@@ -92,6 +94,8 @@ class Reign:
             if self._pipeline is not None and self._pipeline.stream is not None:
                 self._pipeline.stream.close()
             self._connector.close()
+            if self._housekeeper is not None:
+                self._housekeeper.stop()
             if self._suspicion is not None:
                 # It ends in order, whatever the reason: no row has ended the process.
                 with contextlib.suppress(RelayError):
@@ -156,6 +160,7 @@ class Reign:
     def _assemble(self, machine: Machine) -> Pipeline:
         settings, given = self._settings, self._given
         self._intake = intake_for(settings, self._session, given.registry, given.telemetry)
+        machine.bookkeeper = bookkeeper_for(settings)
         rows = ParkedRows(self._session, settings.relay.name)
         if machine.written:
             rows.drop_beyond(machine.durable)
@@ -379,6 +384,8 @@ class Reign:
             return
         pipeline.observe(pulse.insert_lsn)
         self._watch.look(now, pipeline.machine)
+        if self._housekeeper is not None:
+            self._housekeeper.hand_over(pipeline.machine)
         if self._desk is not None:
             self._desk.look()
         if self._suspicion is not None:

@@ -289,8 +289,9 @@ class Telemetry:
         self._gauge("dovetail_parked_messages").set(messages)
         self._gauge("dovetail_held_keys").set(keys)
 
-    def books(self, *, balanced: bool) -> None:
-        self._gauge("dovetail_books_balanced").set(balanced)
+    def books(self, *, balanced: bool | None) -> None:
+        """Whether outbox and topics agree; None is unknown."""
+        self._gauge("dovetail_books_balanced").set(math.nan if balanced is None else balanced)
 
     def ring(self, *, oldest_day: int | None, overdue_seconds: float | None) -> None:
         """The outbox's oldest day with events, since 1970, and how long tomorrow's leaf is overdue; None is unknown."""

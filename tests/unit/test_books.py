@@ -73,13 +73,6 @@ def test_a_batch_adds_what_its_records_say(rows: list[tuple[str, int, uuid.UUID,
     }
 
 
-def test_what_is_in_no_table_is_taken_out_again() -> None:
-    row, message = record("a", NOON, uuid.uuid4()), record("a", NOON, uuid.uuid4())
-    rest = books.without(tally([row, message]), tally([message]))
-    assert rest == tally([row])
-    assert books.without(tally([row]), {}) == tally([row])
-
-
 def filled(rows: list[tuple[str, int, uuid.UUID]], start: int = NOON - HOUR) -> Books:
     """One batch per row, committed when it was created."""
     found = begin(start)

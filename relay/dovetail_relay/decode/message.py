@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 from struct import error as struct_error
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from dovetail_relay.decode.pgoutput import BODY, MalformedMessage, Moment, Row
@@ -25,6 +25,12 @@ _LENGTH: Final = Struct("!I")
 _TRANSACTIONAL: Final = 1
 _JSONB: Final = b"\x01"
 _EMPTY: Final = b"\x01{}"
+
+
+class MessageRow(list[Any]):
+    """The row of an event that stands in no table."""
+
+    __slots__ = ()
 
 
 class Message(NamedTuple):
@@ -65,17 +71,19 @@ def message_reader(moment: Moment) -> Callable[[bytes], Row]:
             event = envelope.unpack(content)
         except EnvelopeInvalid as error:
             raise StuckMessage(str(error), event_id=_id_text(content), reason="envelope") from None
-        return [
-            event.id,
-            event.aggregatetype,
-            event.aggregateid,
-            event.type,
-            event.payload,
-            event.schema_fingerprint or None,
-            event.encoding,
-            _JSONB + event.headers if event.headers else _EMPTY,
-            moment.commit_us,
-        ]
+        return MessageRow(
+            (
+                event.id,
+                event.aggregatetype,
+                event.aggregateid,
+                event.type,
+                event.payload,
+                event.schema_fingerprint or None,
+                event.encoding,
+                _JSONB + event.headers if event.headers else _EMPTY,
+                moment.commit_us,
+            )
+        )
 
     return read
 

@@ -15,7 +15,7 @@ from dovetail_relay.decode.pgoutput import standard_row
 from dovetail_relay.desk.task import Counts, Work, place_in, row_of
 from dovetail_relay.errors import StuckMessage
 from dovetail_relay.intake import Intake
-from dovetail_relay.nouns import Hold, Place, Record
+from dovetail_relay.nouns import Hold, Place, Record, UnkeptRecord
 from dovetail_relay.source.commands import Command
 from dovetail_relay.source.lead import LockSession
 from dovetail_schemas.sql import queries
@@ -118,7 +118,7 @@ class Release:
         except StuckMessage as stuck:
             self._stay(row["seq"], hold, stuck)
             return None
-        return record
+        return record if row["kept"] else UnkeptRecord(*record)
 
     def _stay(self, seq: int, hold: Hold, stuck: StuckMessage) -> None:
         if hold in self._stopped:

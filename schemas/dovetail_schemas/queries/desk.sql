@@ -1,7 +1,7 @@
 -- name: desk_queue
 -- The queues of the keys that a command names, oldest row first, from behind `after`; `chosen` says which rows it names
--- itself. A queue that an earlier step began is known by its next row, which carries the command. As the raw bytes that
--- the stream would have sent.
+-- itself, `kept` whether the outbox holds it. A queue that an earlier step began is known by its next row, which carries
+-- the command. As the raw bytes that the stream would have sent.
 WITH keys AS MATERIALIZED (
     SELECT DISTINCT hold_topic, hold_key
     FROM dovetail.parked
@@ -24,6 +24,7 @@ SELECT seq, epoch, commit_lsn::text AS commit_lsn, index, hold_topic, hold_key,
         AND (%(class)s::text IS NULL OR parked.reason = %(class)s)
         AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
         AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s) AS chosen,
+    EXISTS (SELECT FROM dovetail.outbox WHERE outbox.id = parked.id) AS kept,
     uuid_send(id) AS id, convert_to(aggregatetype, 'UTF8') AS aggregatetype,
     convert_to(aggregateid, 'UTF8') AS aggregateid, convert_to(type, 'UTF8') AS type, payload, schema_fingerprint,
     convert_to(encoding, 'UTF8') AS encoding, jsonb_send(headers) AS headers, int8send(created_us) AS created_us
