@@ -102,11 +102,14 @@ class Balance:
 
     # -- the last minute ----------------------------------------------------------------------------------------------
 
-    def due(self, books: Books, mark: Mark) -> list[int]:
-        """The buckets to compare: those that are over and were not, and those that did not agree."""
-        self._forget(books)
+    def due(self, books: Books, mark: Mark, kept_from: int) -> list[int]:
+        """The buckets to compare: those that are over and were not, and those that did not agree.
+
+        What was created before `kept_from` may have been emptied from the outbox.
+        """
+        self._forget(books, max(books.since, kept_from))
         # The clock may have been put back.
-        start = max(books.fine_from, min(self._next_bucket, mark.bucket))
+        start = max(books.fine_from, kept_from, min(self._next_bucket, mark.bucket))
         self._next_bucket = max(start, min(mark.bucket, start + _AT_ONCE))
         for at in range(start, self._next_bucket):
             if fine_of(books, at) is not None:
@@ -127,14 +130,13 @@ class Balance:
             return
         self._open[at] = doubt
 
-    def _forget(self, books: Books) -> None:
-        for at in [at for at in self._open if fine_of(books, at) is None]:
+    def _forget(self, books: Books, since: int) -> None:
+        for at in [at for at in self._open if at < since or fine_of(books, at) is None]:
             self.hurry = self._open.pop(at) is not None or self.hurry
-        self._wrong_buckets = {at: found for at, found in self._wrong_buckets.items() if at >= books.since}
-        self._wrong_hours = {
-            hour: found for hour, found in self._wrong_hours.items() if (hour + 1) * HOUR > books.since
-        }
-        self._doubts = {hour: found for hour, found in self._doubts.items() if (hour + 1) * HOUR > books.since}
+        hour = -(-since // HOUR)
+        self._wrong_buckets = {at: found for at, found in self._wrong_buckets.items() if at >= since}
+        self._wrong_hours = {at: found for at, found in self._wrong_hours.items() if at >= hour}
+        self._doubts = {at: found for at, found in self._doubts.items() if at >= hour}
 
     # -- what is kept by the hour -------------------------------------------------------------------------------------
 
@@ -171,7 +173,7 @@ def _said(piece: Piece, side: Side, mark: Mark, before: _Doubt | None) -> tuple[
     # A commit streams a moment before others see it, and while a synchronous standby is waited for: what is in the
     # books and not in the table is nothing before whoever was under way is over.
     waits = difference.events >= 0 and not mark.outlived(before.mark)
-    return (_Said.DOUBTED if waits or mark == before.mark else _Said.DIFFERS), before
+    return (_Said.DOUBTED if waits or mark is before.mark else _Said.DIFFERS), before
 
 
 def _difference(piece: Piece, side: Side) -> Difference:

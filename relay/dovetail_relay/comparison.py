@@ -40,9 +40,9 @@ _Sides = dict[int, Side]
 class _Pass:
     """All that one checkpoint keeps by the hour, read piece by piece under one mark."""
 
-    def __init__(self, books: Books, mark: Mark) -> None:
+    def __init__(self, books: Books, mark: Mark, kept_from: int) -> None:
         self.mark = mark
-        self.pieces = list(hours_of(books))
+        self.pieces = [piece for piece in hours_of(books) if piece.start >= kept_from]
         self.sides = [Side() for _ in self.pieces]
         self.seconds = 0.0
         self._nth = 0
@@ -77,6 +77,7 @@ class Comparison:
         self, settings: Settings, telemetry: Telemetry, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._relay = settings.relay.name
+        self._retention_days = settings.outbox.retention_days
         self._router = router_of(settings)
         self._telemetry = telemetry
         self._clock = clock
@@ -99,12 +100,20 @@ class Comparison:
         mark = covered[-1]
         while self._marks[0] != mark:
             self._marks.popleft()
-        self._look_at_buckets(session, books, mark)
-        self._look_at_hours(session, books, mark)
+        kept_from = self._kept_from()
+        self._look_at_buckets(session, mark, books, kept_from)
+        self._look_at_hours(session, mark, books, kept_from)
         self._tell()
 
-    def _look_at_buckets(self, session: Session, books: Books, mark: Mark) -> None:
-        due = self.balance.due(books, mark)
+    def _kept_from(self) -> int:
+        """What was created before may be gone, or go while it is read: where nothing happens the books grow old.
+
+        The leaf of the day before it, into which a transaction over midnight has written, is whole too.
+        """
+        return ((self._marks[-1].bucket + HOUR) // DAY - self._retention_days + 1) * DAY
+
+    def _look_at_buckets(self, session: Session, mark: Mark, books: Books, kept_from: int) -> None:
+        due = self.balance.due(books, mark, kept_from)
         if not due:
             return
         # One statement per day: a row's leaf tells when it was written, see `_sums`.
@@ -117,11 +126,11 @@ class Comparison:
         for at in due:
             self.balance.judge_bucket(books, mark, at, found.get(at, Side()))
 
-    def _look_at_hours(self, session: Session, books: Books, mark: Mark) -> None:
+    def _look_at_hours(self, session: Session, mark: Mark, books: Books, kept_from: int) -> None:
         if self._pass is None:
             if self._clock() < self._pass_due and not self.balance.hurry:
                 return
-            self._pass = _Pass(books, mark)
+            self._pass = _Pass(books, mark, kept_from)
         now = self._pass
         until = self._clock() + _BUDGET_SECONDS
         while (piece := now.next_slice(self._width)) is not None:

@@ -185,6 +185,26 @@ def test_rows_that_were_created_before_the_books_began_are_in_the_total_only() -
     assert found.fine_from == max(NOON, NOON - FINE + 1)
 
 
+def test_what_is_dated_further_ahead_than_tomorrow_is_in_the_total_only() -> None:
+    tomorrow, after = (NOON // books.DAY + 2) * books.DAY - 1, (NOON // books.DAY + 2) * books.DAY
+    found = add(begin(NOON - 1), {("a", tomorrow): Sum(1, 1), ("a", after): Sum(1, 2)}, bucket=NOON)
+    assert (found.topics["a"].total, found.topics["a"].fine) == (Sum(1, 2), {tomorrow: Sum(1, 1)})
+
+
+def test_of_an_hour_that_was_written_ahead_no_part_is_known_before_it_is_over() -> None:
+    ahead = {("a", NOON + HOUR + number): Sum(1, number) for number in range(FINE + 20)}
+    found = add(begin(NOON - 1), {**ahead, ("a", NOON): Sum(1, 99)}, bucket=NOON)
+    assert books.fine_of(found, NOON) is not None
+    assert books.fine_of(found, NOON + HOUR) is None
+    found = add(found, {}, bucket=NOON + HOUR + FINE + 3)
+    assert found.coarse == (NOON + HOUR) // HOUR
+    assert books.fine_of(found, found.fine_from) is None
+    assert [piece.start for piece in books.hours_of(found)] == [NOON]
+    found = add(found, {}, bucket=NOON + 2 * HOUR + FINE)
+    assert [piece.total().events for piece in books.hours_of(found)] == [1, FINE + 20, 0]
+    assert books.fine_of(found, found.fine_from) is not None
+
+
 def test_a_time_that_a_service_made_up_does_not_fill_the_checkpoint() -> None:
     rows = [record("a", NOON + 1000 * number, uuid.uuid4()) for number in range(100)]
     found = add(begin(NOON - 1), tally(rows), bucket=NOON)

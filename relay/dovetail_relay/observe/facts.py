@@ -83,6 +83,8 @@ class ProcessSide:
     leads: bool = False
     lag_events: float | None = None
     lag_seconds: float | None = None
+    # None while the process cannot tell
+    books_balanced: bool | None = None
 
     @property
     def halted(self) -> bool:

@@ -44,6 +44,7 @@ def read(address: str, readyz: bytes, metrics: str, relay: str, slot: str) -> Pr
     )
     if not mine:
         return None
+    balanced = _value(samples, "dovetail_books_balanced")
     return ProcessSide(
         address=address,
         ready=said["ready"],
@@ -53,6 +54,7 @@ def read(address: str, readyz: bytes, metrics: str, relay: str, slot: str) -> Pr
         leads=_value(samples, "dovetail_relay_leader") == 1,
         lag_events=_value(samples, "dovetail_relay_lag_events"),
         lag_seconds=_value(samples, "dovetail_relay_lag_seconds"),
+        books_balanced=None if balanced is None else balanced == 1,
     )
 
 

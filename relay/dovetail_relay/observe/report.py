@@ -48,6 +48,7 @@ def as_lines(seen: Seen, lag: Lag) -> list[str]:
             ("lag", _lag(lag)),
             ("postgres", _postgres(seen)),
             ("process", _process(seen)),
+            ("books", _books(seen)),
         ]
     )
 
@@ -192,6 +193,13 @@ def _process(seen: Seen) -> str:
     if process.ready:
         return f"{process.address} is ready as {process.role or 'relay'}"
     return f"{process.address} is not ready: {process.reason or 'it does not say why'}"
+
+
+def _books(seen: Seen) -> str:
+    balanced = None if seen.process is None else seen.process.books_balanced
+    if balanced is None:
+        return "unknown: only the leader compares them, from its first event on"
+    return "balanced" if balanced else "not balanced"
 
 
 def _slot_json(slot: Slot | None) -> dict[str, Any]:

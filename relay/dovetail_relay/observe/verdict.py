@@ -34,6 +34,7 @@ def findings_of(seen: Seen, lag: Lag, max_lag_seconds: float) -> list[Finding]:
         *_halt(seen),
         *(_database(seen.database, seen) if seen.database is not None else ()),
         *_checkpoint(seen),
+        *_books(seen),
     ]
     if lag.seconds is not None and lag.seconds > max_lag_seconds:
         words = "may be" if lag.at_most else "is"
@@ -68,6 +69,13 @@ def _halt(seen: Seen) -> list[Finding]:
     if process.halted:
         return [Finding(process.reason, "the relay has halted", remedy)]
     return [Finding("NOT_READY", f"the relay at {process.address}: {process.reason}", remedy)]
+
+
+def _books(seen: Seen) -> list[Finding]:
+    if seen.process is None or seen.process.books_balanced is not False:
+        return []
+    words = "what was published is not what the outbox holds"
+    return [Finding("BOOKS_UNBALANCED", words, "dovetail reconcile")]
 
 
 def _database(database: DatabaseSide, seen: Seen) -> list[Finding]:

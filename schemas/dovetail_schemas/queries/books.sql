@@ -6,7 +6,8 @@ SELECT pg_current_snapshot()::text AS snapshot, pg_current_wal_insert_lsn()::tex
 
 -- name: books_sums
 -- Events created in some time, ten seconds each, by aggregate type: how many, and the XOR of their ids, without those
--- that the relay passed over. Settled is what the snapshot sees. In three leaves: of the day, and its neighbours.
+-- that the relay passed over: by their time too, for an id may come again on another day. Settled is what the snapshot
+-- sees. In three leaves: of the day, and its neighbours.
 SELECT floor(extract(epoch FROM created_at) / 10)::bigint AS at, aggregatetype,
     pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot) AS settled, count(*) AS events,
     bit_xor(('x' || replace(id::text, '-', ''))::bit(128))::text AS ids
@@ -16,6 +17,7 @@ WHERE created_at >= to_timestamp(%(start)s) AND created_at < to_timestamp(%(end)
     AND NOT EXISTS (
         SELECT FROM dovetail.parked
         WHERE parked.id = outbox.id AND parked.relay = %(relay)s
+            AND parked.created_us = (extract(epoch FROM created_at) * 1000000)::bigint - 946684800000000
             AND parked.state IN ('parked', 'discarded', 'dead_lettered')
     )
 GROUP BY 1, 2, 3
