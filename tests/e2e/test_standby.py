@@ -203,16 +203,23 @@ def kafka_threads(relay: RelayProcess) -> int:
     return sum(name.startswith("rdk:") for name in names)
 
 
-def test_of_many_standbys_one_is_seated_and_the_others_hold_nothing(world: World) -> None:
+def test_of_fifty_standbys_one_is_seated_and_the_others_hold_nothing(world: World) -> None:
     leader = world.relay().wait_streaming()
-    others = [world.relay() for _ in range(7)]
-    wait_until(lambda: all(role(relay) == "standby" for relay in others), 40, "all are ready")
+    others = [world.relay() for _ in range(50)]
+    wait_until(lambda: all(role(relay) == "standby" for relay in others), 90, "all are ready")
     seated = [relay for relay in others if relay.has_logged("standing_by")]
     assert len(seated) == 1
     wait_until(
         lambda: connections(world) == 3, 10, f"two of the leader, one of the seat; there are {connections(world)}"
     )
     assert [relay for relay in [leader, *others] if kafka_threads(relay)] == [leader, *seated]
+    with world.writers() as writers:
+        leader.signal(signal.SIGKILL)
+        seated[0].wait_streaming()
+        wait_until(lambda: sum(relay.has_logged("standing_by") for relay in others) == 2, 20, "another takes the seat")
+        transactions(writers, 10)
+    wait_until(lambda: connections(world) == 3, 10, f"three again; there are {connections(world)}")
+    balanced(world, writers)
 
 
 def test_a_third_relay_is_ready_and_holds_no_connection(world: World) -> None:
