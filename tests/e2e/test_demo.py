@@ -17,6 +17,7 @@ from dovetail_local.demo import run as play
 from dovetail_local.demo.command import report
 from dovetail_local.demo.screen import PlainScreen
 from dovetail_local.endpoints import KAFKA_VARIABLE, POSTGRES_VARIABLE
+from support.installation import processes_in
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(150)
@@ -35,20 +36,6 @@ def clean_environment(tmp_path):
     return environ | {"TMPDIR": str(tmp_path)}
 
 
-def _processes_of(environ):
-    """Every process that has inherited the test's folder or works in it: the demo, its services, and the servers."""
-    folder = environ["TMPDIR"].encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if folder in words:
-            found.append(int(entry.name))
-    return found
-
-
 def _start(arguments, environ, **options):
     return subprocess.Popen([*DEMO, *arguments], env=environ, stderr=subprocess.PIPE, text=True, **options)
 
@@ -63,7 +50,7 @@ def _await_words(process, wanted):
 
 
 def _nothing_is_left(environ):
-    wait_until(lambda: not _processes_of(environ), 20, "every process of the demo is gone")
+    wait_until(lambda: not processes_in(environ["TMPDIR"]), 20, "every process of the demo is gone")
 
 
 def test_the_books_balance_while_relay_and_consumer_are_killed(clean_environment):
@@ -85,7 +72,7 @@ def test_the_books_balance_while_relay_and_consumer_are_killed(clean_environment
     assert done.stderr.count("kill -9 relay") == 3
     assert done.stderr.count("kill -9 shipping") == 1
     assert "Traceback" not in done.stderr
-    assert not _processes_of(clean_environment)
+    assert not processes_in(clean_environment["TMPDIR"])
     assert not list(Path(clean_environment["TMPDIR"]).iterdir())
 
 
@@ -93,7 +80,9 @@ def test_the_books_balance_while_relay_and_consumer_are_killed(clean_environment
 def test_an_early_end_leaves_no_process(clean_environment, number):
     process = _start(["60"], clean_environment, stdout=subprocess.DEVNULL)
     _await_words(process, "killing: committed [1-9]")
-    assert len(_processes_of(clean_environment)) > 6  # three services, the demo, two servers and who watches them
+    assert (
+        len(processes_in(clean_environment["TMPDIR"])) > 6
+    )  # three services, the demo, two servers and who watches them
     process.send_signal(number)
     _, words = process.communicate(timeout=40)
     _nothing_is_left(clean_environment)
@@ -127,7 +116,7 @@ def test_keep_leaves_the_servers_with_everything_in_them_and_says_how_to_reach_a
 def test_an_interruption_while_the_servers_start_leaves_no_process(clean_environment):
     process = _start(["60"], clean_environment, stdout=subprocess.DEVNULL)
     _await_words(process, "starting kafka and postgres")
-    wait_until(lambda: len(_processes_of(clean_environment)) > 1, 20, "the servers are being started")
+    wait_until(lambda: len(processes_in(clean_environment["TMPDIR"])) > 1, 20, "the servers are being started")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=40)
     assert process.returncode == 130

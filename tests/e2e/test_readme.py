@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from dovetail_local.stack import Stack
 from dovetail_relay.config import load
 from dovetail_relay.setup.checks import examine
 from dovetail_relay.setup.install import Plan, install
+from support.installation import processes_in
 from support.losses import slot_dropped
 from support.pages import ROOT, blocks
 from support.waiting import wait_until
@@ -84,16 +86,23 @@ def test_the_readme_works_from_top_to_bottom(tmp_path: Path) -> None:
                 expected.append(mark.partition("prints: ")[2])
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("DOVETAIL_", "PYTHON"))}
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-mc", "\n".join(script)],
-        cwd=tmp_path,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    environ["STARTED_IN"] = str(tmp_path)
+    try:
+        done = subprocess.run(
+            ["bash", "-mc", "\n".join(script)],
+            cwd=tmp_path,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+    finally:
+        # Where it took too long the shell was killed, and its jobs were not; the relay's port is the README's own.
+        for pid in processes_in(tmp_path):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     assert done.returncode == 0, done.stdout + done.stderr[-6000:]
     for text in expected:
         assert text in done.stdout.splitlines(), done.stdout + done.stderr[-6000:]

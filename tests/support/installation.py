@@ -1,7 +1,9 @@
 """A configuration of a relay of its own for one test, on the stack's servers."""
 
+import os
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dovetail_local.endpoints import Endpoints
@@ -34,3 +36,17 @@ def states(steps: list[Step]) -> dict[str, str]:
 
 def _not_expected(blockers: object) -> None:
     raise AssertionError(f"the slot waits for {blockers}")
+
+
+def processes_in(folder: str | Path) -> list[int]:
+    """Every process that has inherited the folder's name or works in it: a demo, its services, and the servers."""
+    name = os.fsencode(folder)
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if name in words:
+            found.append(int(entry.name))
+    return found
