@@ -72,6 +72,8 @@ class Machine:
         self.written = durable.seq > 0  # False for the very first, and for the first of a recovery
         self.before: Checkpoint | None = None  # what a reader finds until then
         self.attempt: Checkpoint | None = None
+        # What a reader finds while not all of its events are out: never the base, never reported.
+        self.torn: Checkpoint | None = None
         # at_least_once: delivered, but not yet covered by a checkpoint in Kafka.
         self.pending: Checkpoint | None = None
         self.recycles = 0
@@ -97,7 +99,7 @@ class Machine:
         base = self.base
         self.attempt = replace(
             base,
-            seq=self.durable.seq + 1,
+            seq=(self.torn or self.durable).seq + 1,
             writer=self._writer,
             timeline=self._timeline,
             end_lsn=batch.end_lsn,
@@ -153,7 +155,7 @@ class Machine:
 
     def recycled(self, found: Checkpoint | None, *, all_acknowledged: bool) -> Step:
         """A new producer has fenced the old one, and `found` is what it read. Raises CheckpointMoved on another's."""
-        had = self.durable if self.written else self.before
+        had = self.torn or (self.durable if self.written else self.before)
         if self.attempt is None:
             if (None if found is None else found.position()) != (None if had is None else had.position()):
                 raise CheckpointMoved("another relay wrote the checkpoint")
@@ -165,8 +167,9 @@ class Machine:
         if said is Verdict.FOREIGN:
             raise CheckpointMoved("another relay wrote the checkpoint")
         if said is Verdict.TORN:
-            # The checkpoint is there, its events are not all: it becomes the base, and the events go out once more.
-            self.durable, self.written = self.attempt, True
+            # The checkpoint is there, its events are not all: they go out once more behind it. It is not the base: were
+            # the batch given up after all, its events would be behind what is durable.
+            self.torn = self.attempt
             self.attempt = replace(self.attempt, seq=self.attempt.seq + 1, writer=self._writer)
         return Step.RESEND
 
@@ -179,7 +182,7 @@ class Machine:
     def _settle(self) -> None:
         if self.attempt is None:
             raise RuntimeError("no batch is under way")
-        self.durable, self.attempt, self.pending = self.attempt, None, None
+        self.durable, self.attempt, self.pending, self.torn = self.attempt, None, None, None
         self.written = True
         self.recycles = 0
 

@@ -115,13 +115,28 @@ def test_the_first_batch_of_all_is_sent_again_when_the_topic_is_still_empty() ->
     assert relay.recycled(None, all_acknowledged=False) is Step.RESEND
 
 
-def test_a_torn_batch_is_sent_again_behind_its_own_checkpoint() -> None:
+def test_a_torn_batch_is_sent_again_behind_its_own_checkpoint_which_is_not_durable_until_then() -> None:
     relay = machine()
     tried = relay.propose(BATCH, horizon=0)
     relay.unknown()
     assert relay.recycled(tried, all_acknowledged=False) is Step.RESEND
     assert relay.attempt is not None
-    assert (relay.durable, relay.attempt.seq, relay.attempt.end_lsn) == (tried, tried.seq + 1, tried.end_lsn)
+    assert (relay.durable, relay.attempt.seq, relay.attempt.end_lsn) == (HAD, tried.seq + 1, tried.end_lsn)
+    relay.committed()
+    assert (relay.durable.seq, relay.durable.end_lsn) == (tried.seq + 1, tried.end_lsn)
+
+
+def test_a_torn_batch_that_is_given_up_is_taken_again_from_where_it_came() -> None:
+    relay = machine()
+    tried = relay.propose(BATCH, horizon=0)
+    relay.unknown()
+    relay.recycled(tried, all_acknowledged=False)
+    relay.abandon()
+    assert relay.base == HAD
+    again = relay.propose(BATCH, horizon=0)
+    assert again.seq == tried.seq + 1
+    relay.unknown()
+    assert relay.recycled(tried, all_acknowledged=False) is Step.RESEND
 
 
 @pytest.mark.parametrize("found", [None, replace(TRIED, writer="other"), replace(HAD, seq=6)])
