@@ -88,7 +88,7 @@ class Parking:
 
     def of_record(self, record: Record, row: OutboxRow, place: Place, event_id: str) -> Parked | None:
         """Whether a row that could be made into `record` waits all the same. Raises StuckMessage for a refused one."""
-        hold = (record.topic, record.key)
+        hold = self._hold(record.topic, text(row[1]), record.key)
         if place in self.condemned:
             return _discarded(place, hold, row)
         if hold in self.held:
@@ -107,7 +107,7 @@ class Parking:
         `topic` is where rows of its aggregate type go, None where that is unknown.
         """
         aggregatetype = text(row[1])
-        hold = (topic or f"?{aggregatetype}", row[2])
+        hold = self._hold(topic, aggregatetype, row[2])
         if place in self.condemned:
             return _discarded(place, hold, row)
         state = _STATE_OF[self._policy(aggregatetype)]
@@ -119,6 +119,14 @@ class Parking:
             self.held.add(hold)
             self._look()
         return Parked(place, hold, stuck.reason, str(stuck), state, row)
+
+    def _hold(self, topic: str | None, aggregatetype: str, key: bytes) -> Hold:
+        """The queue of a row: that of its topic, unless rows of its type and key wait since before there was a route.
+
+        They are still the ones before it, and would be overtaken.
+        """
+        unrouted = (f"?{aggregatetype}", key)
+        return unrouted if topic is None or unrouted in self.held else (topic, key)
 
     def _can_be_dead_letter(self, stuck: StuckMessage, hold: Hold, place: Place) -> bool:
         """A dead letter that Kafka refuses as well must not be lost for it: it is held."""

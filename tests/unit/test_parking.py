@@ -253,3 +253,18 @@ def test_two_aggregate_types_of_one_topic_share_their_keys_hold() -> None:
     waits = parking.of_record(Record("T", b"", b"k", []), row_of("other"), Place(Lsn(1), 1), "id")
     assert waits is not None
     assert parking.of_stuck(stuck, row_of("other"), Place(Lsn(1), 2), "T").state is ParkedState.PARKED
+
+
+def test_a_key_that_had_no_route_is_held_once_it_has_one() -> None:
+    parking = Parking(lambda _: "hold")
+    no_route = StuckMessage("no route", event_id="1", reason="route")
+    row = row_of()
+    first = parking.of_stuck(no_route, row, Place(Lsn(1), 0), None)
+    record = Record("T", b"", b"k", [])
+    waits = parking.of_record(record, row, Place(Lsn(2), 0), "2")
+    assert waits is not None
+    assert waits.hold == first.hold
+    stuck = StuckMessage("too large", event_id="3", topic="T", reason="too_large")
+    assert parking.of_stuck(stuck, row, Place(Lsn(3), 0), "T").hold == first.hold
+    parking.free(first.hold)
+    assert parking.of_record(record, row, Place(Lsn(4), 0), "4") is None
