@@ -162,8 +162,8 @@ class Reign:
         self._intake = intake_for(settings, self._session, given.registry, given.telemetry)
         machine.bookkeeper = bookkeeper_for(settings)
         rows = ParkedRows(self._session, settings.relay.name)
-        if machine.written:
-            rows.drop_beyond(machine.durable)
+        # Also where nothing is committed yet: the first batch of all may have been killed behind its parked rows.
+        rows.drop_beyond(machine.durable)
         pipeline = Pipeline(
             intake=self._intake,
             machine=machine,
