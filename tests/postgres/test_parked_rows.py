@@ -69,6 +69,17 @@ def test_a_row_that_halted_a_backfill_goes_once_the_backfill_has_passed_it(
     assert left(session) == []
 
 
+def test_a_row_that_halted_an_older_epoch_goes_once_the_recovery_is_over(
+    session: LockSession, rows: ParkedRows
+) -> None:
+    rows.write(1, [parked(5000, 0, ParkedState.HALTING), parked(5000, 1, ParkedState.CONDEMNED)])
+    rows.write(1, [parked(4000, 0)])
+    rows.drop_passed(replace(AT, backfill=5))
+    assert len(left(session)) == 3
+    rows.drop_passed(AT)
+    assert left(session) == [(1, "0/FA0", 0)]
+
+
 EVERYTHING: dict[str, Any] = dict.fromkeys(("id", "key", "type", "class", "since", "until"))
 
 

@@ -41,13 +41,17 @@ WITH beyond AS (
 DELETE FROM dovetail.parked USING beyond WHERE parked.seq = beyond.seq AND NOT beyond.condemned
 
 -- name: parked_drop_passed
--- Rows that halted the relay, or were condemned, and that the checkpoint has passed in another way.
+-- Rows that halted the relay, or were condemned, and that the checkpoint has passed in another way. Those of an earlier
+-- epoch are passed once the recovery that ended it is over: no stream comes by them again.
 DELETE FROM dovetail.parked
-WHERE relay = %(relay)s AND state IN ('halting', 'condemned') AND epoch = %(epoch)s
-    AND CASE
-        WHEN commit_lsn = '0/0' THEN %(backfill)s::bigint IS NULL OR index < %(backfill)s
-        ELSE commit_lsn < %(end_lsn)s::pg_lsn
-    END
+WHERE relay = %(relay)s AND state IN ('halting', 'condemned')
+    AND (
+        epoch < %(epoch)s AND %(backfill)s::bigint IS NULL
+        OR epoch = %(epoch)s AND CASE
+            WHEN commit_lsn = '0/0' THEN %(backfill)s::bigint IS NULL OR index < %(backfill)s
+            ELSE commit_lsn < %(end_lsn)s::pg_lsn
+        END
+    )
 
 -- name: parked_held
 -- The keys that are held.
