@@ -36,6 +36,13 @@ def trusted(facts: ServerFacts, row: RelayRow, found: Checkpoint, history: tuple
     return same and divergence(facts, row, found, history) is None
 
 
+def tells_what_is_parked(
+    facts: ServerFacts, row: RelayRow, found: Checkpoint | None, history: tuple[TimelineSwitch, ...]
+) -> bool:
+    """Whether the checkpoint says which parked rows belong to a batch that committed; else they are judged again."""
+    return found is not None and found.epoch == row.epoch and trusted(facts, row, found, history)
+
+
 def horizon(facts: ServerFacts, row: RelayRow, found: Checkpoint | None, history: tuple[TimelineSwitch, ...]) -> int:
     """Each transaction below it is published or rolled back; 0 where nobody knows: then all rows are looked at.
 

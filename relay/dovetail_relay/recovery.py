@@ -106,7 +106,8 @@ class Recovery:
         row, found = ground.row, ground.found
         self._refuse(ground, new_epoch=bool(command.arguments.get("new_epoch")))
         horizon = rebase.horizon(ground.facts, row, found, ground.history)
-        if found is not None and found.epoch == row.epoch and rebase.trusted(ground.facts, row, found, ground.history):
+        told = rebase.tells_what_is_parked(ground.facts, row, found, ground.history)
+        if found is not None and told:
             # What was parked for a batch that never committed is looked at again, under the new epoch.
             ParkedRows(self._hands.session, row.name).drop_beyond(found)
         log(LogEvent.RECOVERY_STARTED, "making the slot anew", command=command.id, horizon=horizon, slot=row.slot)
@@ -124,6 +125,7 @@ class Recovery:
                     known_epoch=0 if found is None else found.epoch,
                     horizon=horizon,
                     command=command.id,
+                    judge_again=not told,
                 )
         except ServerUnreachable as error:
             raise PostgresUnavailable(str(error)) from error

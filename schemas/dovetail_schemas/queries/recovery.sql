@@ -4,7 +4,25 @@ SELECT pg_drop_replication_slot(%(slot)s)
 
 -- name: recovery_rebase
 -- The new beginning, in one statement: from here on the relay's row says that a recovery is under way. The epoch comes
--- after every one that the row or the checkpoint has known, so positions only grow.
+-- after every one that the row or the checkpoint has known, so positions only grow. Where no checkpoint tells which of
+-- the rows that wait were parked by a batch that committed, they are judged again among all that may be missing: what
+-- stands before them in their key would come to stand behind. What is being discarded stays, and so does a key's queue
+-- with a row in it that has ended the relay's process.
+WITH judged_again AS (
+    DELETE FROM dovetail.parked USING dovetail.outbox
+    WHERE %(judge_again)s AND parked.relay = %(relay)s AND parked.state = 'parked' AND NOT parked.discard
+        AND outbox.id = parked.id AND outbox.xid >= %(horizon)s::text::xid8
+        AND (
+            pg_visible_in_snapshot(outbox.xid, %(snapshot)s::pg_snapshot)
+            OR (pg_snapshot_xmin(%(snapshot)s::pg_snapshot)::text::bigint - outbox.xmin::text::bigint & 4294967295)
+                BETWEEN 1 AND 2147483647
+        )
+        AND NOT EXISTS (
+            SELECT FROM dovetail.parked AS feared
+            WHERE feared.relay = parked.relay AND feared.state = 'parked' AND feared.reason = 'crash'
+                AND (feared.hold_topic, feared.hold_key) = (parked.hold_topic, parked.hold_key)
+        )
+)
 UPDATE dovetail.relay
 SET system_id = %(system_id)s, consistent_point = %(consistent_point)s::pg_lsn, snapshot = %(snapshot)s::pg_snapshot,
     epoch = greatest(epoch, %(known_epoch)s) + 1, recovery_horizon = %(horizon)s, recovery_command = %(command)s
