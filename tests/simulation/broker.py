@@ -91,6 +91,12 @@ class Broker:
         self.late: list[tuple[int, bool]] = []  # EndTxn requests under way: epoch, commit or abort
         self.out_of_order = False
         self.forgot = False
+        # Records that are too large for the topic as it is set now, and topics that are not there.
+        self.refuses: set[int] = set()
+        self.missing: set[str] = set()
+        self.has_refused = False
+        # What a torn checkpoint said may be taken back.
+        self.may_go_back = False
 
     # -- the client's calls -------------------------------------------------------------------------------------------
 
@@ -251,6 +257,8 @@ class Broker:
             return
         if found.seq != before.seq + 1:
             raise Violation(f"checkpoint seq went from {before.seq} to {found.seq}")
+        if found.epoch > before.epoch or self.may_go_back:
+            return
         part, had = found.part, before.part
         index = part.next_index if part is not None else 0
         same = had is not None and found.end_lsn == before.end_lsn

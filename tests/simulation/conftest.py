@@ -1,11 +1,14 @@
 """How many seeds, and which one to tell at length."""
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--seeds", type=int, default=20_000, help="how many seeds the simulation runs; 100000 take a minute"
+        "--seeds", type=int, default=6_000, help="how many seeds the simulation runs; 100000 take a minute"
     )
     parser.addoption("--seed", type=int, default=None, help="replay one seed and tell its story")
 
@@ -16,5 +19,13 @@ def seeds(request: pytest.FixtureRequest) -> range:
     one = request.config.getoption("--seed", default=None)
     if isinstance(one, int):
         return range(one, one + 1)
-    many = request.config.getoption("--seeds", default=20_000)
-    return range(many if isinstance(many, int) else 20_000)
+    many = request.config.getoption("--seeds", default=6_000)
+    return range(many if isinstance(many, int) else 6_000)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The relay's rooms say what they do; a hundred thousand relays would be heard."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)

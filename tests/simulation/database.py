@@ -11,19 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from simulation.rows import SILENT
+from simulation.tables import Tables
+
 from dovetail_relay.errors import StreamEnded
-from dovetail_relay.nouns import Lsn, Record, RelayRow, ServerFacts, TimelineSwitch
+from dovetail_relay.nouns import Lsn, RelayRow, ServerFacts, TimelineSwitch
 
-KEYS: Final = (b"a", b"b", b"c")
-ROW_BYTES: Final = (3, 1, 2, 5)
 START: Final = Lsn(100)
-
-# Row n is the n-th that was committed. Made once, because a run is shorter than the making of its records.
-RECORDS: Final = [Record("orders", b"%d" % n, KEYS[n * 7 // 3 % 3], []) for n in range(400)]
-# Each tenth row is one that the relay counts and does not publish, as a row of another table.
-SILENT: Final = 10
-
-Row = tuple[int, Record | None]
 
 NEW: Final = RelayRow(
     name="sim",
@@ -35,7 +29,7 @@ NEW: Final = RelayRow(
     publication_fingerprint="p",
     started=False,
 )
-NEW_WITH_ROWS_BEFORE_THE_SLOT: Final = replace(NEW, snapshot="1:1:")
+# The snapshot of a slot is how many rows were there before it.
 _FACTS: Final = ServerFacts(
     system_id="7",
     timeline=1,
@@ -56,7 +50,8 @@ class Transaction(NamedTuple):
 
     final_lsn: Lsn
     end_lsn: Lsn
-    rows: list[Row]
+    rows: list[int]
+    xid: int
 
 
 class Begin(NamedTuple):
@@ -68,7 +63,7 @@ class Commit(NamedTuple):
 
 
 class Rows(NamedTuple):
-    rows: list[Row]
+    rows: list[int]
 
 
 class Keepalive(NamedTuple):
@@ -85,13 +80,19 @@ class Database:
         self._chance = chance
         self.before_slot = list(range(rows_before_slot))
         self._next_row = rows_before_slot
-        self.row = NEW_WITH_ROWS_BEFORE_THE_SLOT if rows_before_slot else NEW
+        self.row = replace(NEW, snapshot=str(rows_before_slot)) if rows_before_slot else NEW
+        self.tables = Tables(self)
         self.log: list[Transaction] = []
+        self._next_xid = 1
+        # A transaction that was begun earlier than others that have ended.
+        self._straggler: int | None = None
         self.insert_lsn = START
         self.timeline = self._timelines = 1
         self.history: tuple[TimelineSwitch, ...] = ()
         self.confirmed = START
         self._acknowledged = [START]
+        self.slot_found = True
+        self.rebased_lsn = START
         # PostgreSQL skips what lies before the start that was asked for. The relay's own rule must not lean on it.
         self.skips_to_start = chance() < 0.8
         self.leader: object | None = None
@@ -99,13 +100,29 @@ class Database:
 
     # -- what services do ---------------------------------------------------------------------------------------------
 
-    def commit(self, rows: int) -> None:
+    def commit(self, rows: int) -> list[int]:
         """One more transaction. What was rolled back, and other tables' rows, only move the position."""
         first, self._next_row = self._next_row, self._next_row + rows
-        taken = [(n, None if n % SILENT == SILENT - 1 else RECORDS[n]) for n in range(first, first + rows)]
+        taken = list(range(first, first + rows))
         final = Lsn(self.insert_lsn + int(self._chance() * 3))
         self.insert_lsn = Lsn(final + 1 + int(self._chance() * 2))
-        self.log.append(Transaction(final, self.insert_lsn, taken))
+        self.log.append(Transaction(final, self.insert_lsn, taken, self._ended_xid()))
+        return taken
+
+    def _ended_xid(self) -> int:
+        """Transactions do not end in the order in which they were begun."""
+        roll = self._chance()
+        if self._straggler is None and roll < 0.3:
+            self._straggler, self._next_xid = self._next_xid, self._next_xid + 1
+        elif self._straggler is not None and roll < 0.5:
+            xid, self._straggler = self._straggler, None
+            return xid
+        self._next_xid += 1
+        return self._next_xid - 1
+
+    def xmin(self) -> int:
+        """Each transaction below it has ended."""
+        return self._next_xid if self._straggler is None else self._straggler
 
     def other_work(self) -> None:
         """WAL that has nothing for us: another database, a rolled-back transaction."""
@@ -113,16 +130,25 @@ class Database:
 
     def published(self) -> list[int]:
         """The rows that must be in the topic, in commit order."""
-        streamed = [n for transaction in self.log for n, record in transaction.rows if record is not None]
-        return self.before_slot + streamed
+        return self.before_slot + [n for one in self.log for n in one.rows if n % SILENT != SILENT - 1]
+
+    def unpublished(self, row: RelayRow, seen: set[int], next_seq: int) -> list[int]:
+        """`dovetail.unpublished`: rows from the horizon on, visible in the slot's snapshot, and nowhere else."""
+        visible, horizon = int(row.snapshot or 0), row.recovery_horizon or 0
+        kept = self.tables.answered_for()
+        old = self.before_slot if horizon == 0 else []
+        rows = old + [n for one in self.log if one.xid >= horizon for n in one.rows if n % SILENT != SILENT - 1]
+        return [n for n in rows if next_seq <= n < visible and n not in seen and n not in kept]
 
     # -- what the relay asks ------------------------------------------------------------------------------------------
 
     def facts(self) -> ServerFacts:
-        return replace(_FACTS, timeline=self.timeline, confirmed_flush=self.confirmed)
+        return replace(_FACTS, timeline=self.timeline, confirmed_flush=self.confirmed, slot_found=self.slot_found)
 
     def start_replication(self, start: Lsn) -> Stream | None:
         """None where the slot is busy. A start below the confirmed position is moved up to it, without a word."""
+        if not self.slot_found:
+            raise StreamEnded("the slot is gone")
         if self.walsender is not None:
             return None
         begins_at = max(start, self.confirmed) if self.skips_to_start else self.confirmed
@@ -138,6 +164,38 @@ class Database:
         if lsn > self.confirmed:
             self.confirmed = lsn
             self._acknowledged.append(lsn)
+
+    def drop_slot(self) -> None:
+        self.end_stream()
+        self.slot_found = False
+
+    def make_slot(self) -> None:
+        """It waits for whoever has begun before: so nothing that is open now was begun before it."""
+        if self._straggler is not None:
+            self.other_work()
+            self._straggler = None
+        self.slot_found = True
+        self.confirmed = self.insert_lsn
+        self._acknowledged = [self.insert_lsn]
+
+    def rebase(self, known_epoch: int, horizon: int, command: int, *, judge_again: bool) -> None:
+        """`recovery_rebase`: the relay's row says from here on that a recovery is under way."""
+        self.other_work()
+        if judge_again:
+            old = self.before_slot if horizon == 0 else []
+            self.tables.judge_again({*old, *(n for one in self.log if one.xid >= horizon for n in one.rows)})
+        self.rebased_lsn = self.insert_lsn
+        self.row = replace(
+            self.row,
+            consistent_point=self.confirmed,
+            snapshot=str(self._rows_before(self.confirmed)),
+            epoch=max(self.row.epoch, known_epoch) + 1,
+            recovery_horizon=horizon,
+            recovery_command=command,
+        )
+
+    def _rows_before(self, lsn: Lsn) -> int:
+        return next((one.rows[0] for one in self.log if one.end_lsn > lsn and one.rows), self._next_row)
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
@@ -158,8 +216,12 @@ class Database:
         self.crash()
         switch = min([switch, *(lost.final_lsn for lost in self.log if lost.final_lsn < switch < lost.end_lsn)])
         self.log = [transaction for transaction in self.log if transaction.end_lsn <= switch]
+        self.tables.go_back(switch)
         self._acknowledged = [lsn for lsn in self._acknowledged if lsn <= switch]
-        self.confirmed = self._acknowledged[-1]
+        if self._acknowledged:
+            self.confirmed = self._acknowledged[-1]
+        else:
+            self.slot_found = False
         # A standby that lags behind an earlier switch branches off the timeline that was there then.
         later = [known.timeline for known in self.history if known.switch_lsn > switch]
         kept = tuple(known for known in self.history if known.switch_lsn <= switch)

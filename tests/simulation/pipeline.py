@@ -1,245 +1,243 @@
-"""`pipeline.py` and `intake.py` with the sockets left out, around the real Machine and Ledger.
+"""The relay's own Pipeline, with what lies around it in the simulation: stream, side thread, intake, and a nervous eye.
 
-Method names are theirs, and each method reads like its original. Clocks are replaced by chance: whether an idle
-checkpoint is due is thrown, so that no interval can hide an order of events.
+Nothing is decided here. What is overridden only looks on: it counts rare paths, and checks a promise where it is made.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from simulation.checks import check
 from simulation.database import Begin, Commit, Frame, Rows, Stream
-from simulation.publisher import Done, Job, Publisher
+from simulation.publisher import Job
+from simulation.rows import ROWS, SILENT
 
-from dovetail_relay.errors import KafkaUnavailable
-from dovetail_relay.ledger import Ledger
-from dovetail_relay.machine import Machine, Step
-from dovetail_relay.nouns import Batch, Checkpoint, Lsn
+from dovetail_relay import pipeline
+from dovetail_relay.errors import StuckMessage
+from dovetail_relay.fencing import fence_and_read
+from dovetail_relay.flight import InFlight
+from dovetail_relay.intake import Intake
+from dovetail_relay.nouns import LSN_ZERO, Batch, Checkpoint, Lsn, OutboxRow, Parked, ParkedState, Place, Record
 from dovetail_relay.publish.port import Outcome, Result
+from dovetail_relay.route.headers import position_prefix
+from dovetail_schemas.headers import POSITION
 
 if TYPE_CHECKING:
     from simulation.world import World
 
 
-@dataclass(slots=True)
-class InFlight:
-    batch: Batch
-    checkpoint: Checkpoint
-    all_acknowledged: bool = False
-    write: bool = False
+class Ear:
+    """Telemetry that nobody listens to."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return _silence
 
 
-class Pipeline:
-    """Everything between a leader's stream and its broker. `turn` does what can be done now."""
+def _silence(*_args: object, **_named: object) -> None:
+    pass
 
-    machine: Machine
-    publisher: Publisher
 
-    def __init__(self, name: str, world: World) -> None:
-        self.name = name
-        self.world = world
-        self.chance = world.chance
-        self.database = world.database
-        self.unled_fences = 0
-        self.reigns = 0
-        self.clear()
+EAR: Any = Ear()
+_NO_HEADER = ("", None)
 
-    def clear(self) -> None:
-        self.sending = True
-        self.stream: Stream | None = None
-        self.in_flight: InFlight | None = None
-        self.side: Job | None = None
-        self.ledger = Ledger(Lsn(0), None)
+
+class Wire:
+    """The stream as the pipeline knows it. The flush position is looked at where it leaves."""
+
+    confirmed = LSN_ZERO
+    drained = True
+
+    def __init__(self, stream: Stream, world: World) -> None:
+        self._stream = stream
+        self._world = world
 
     @property
-    def leads(self) -> bool:
-        return self.database.leader is self
+    def received(self) -> Lsn:
+        return self._stream.received
 
-    def _new_ledger(self) -> Ledger:
-        return Ledger(self.machine.base.end_lsn, self.machine.base.part)
+    def read(self, limit: int, most_bytes: int) -> list[Frame]:
+        del limit, most_bytes
+        return self._stream.read()
 
-    def _lock_held(self) -> bool:
-        return self.leads
+    def report(self, lsn: Lsn) -> None:
+        end = self._world.broker.durable_end
+        check(lsn <= end, f"flush {lsn} reported beyond the durable checkpoint {end}")
+        self._stream.report(lsn)
 
-    # -- side.py, fence_and_read --------------------------------------------------------------------------------------
+    def heartbeat(self) -> None:
+        pass
 
-    def _poll_side(self) -> Done | None:
-        side = self.side
-        if side is None:
+    def close(self) -> None:
+        self._stream.close()
+
+
+class Side:
+    """The second thread: a job goes on by one step each time that somebody looks whether it has ended."""
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+
+    def submit(self, job: partial[Any]) -> None:
+        check(self.job is None, "two jobs on the side thread")
+        self.job = job.args[0].fencing() if job.func is fence_and_read else job()
+
+    def poll(self) -> tuple[object, BaseException | None] | None:
+        job = self.job
+        if job is None:
             return None
         try:
-            next(side)
+            next(job)
         except StopIteration as ended:
-            self.side = None
-            return ended.value  # type: ignore[no-any-return]
+            self.job = None
+            return ended.value, None
+        except Exception as error:
+            self.job = None
+            return None, error
         return None
 
-    def _fence_and_read(self) -> None:
-        self.side = self._fencing(self.publisher, self.reigns)
 
-    def _fencing(self, publisher: Publisher, reign: int) -> Job:
-        """(found,), or False where it is to be tried again: Kafka away, or a read that was held back."""
-        yield
-        if self.reigns == reign and not self.leads:
-            # Frozen between the look at the lock and the call, he cannot know; a second time he must.
-            self.unled_fences += 1
-            check(self.unled_fences < 2, "a relay that had lost the lock fenced again")
-            self.world.seen["zombie fenced its successor"] += 1
-        if not publisher.fence():
-            return False
-        yield
-        try:
-            return (publisher.read(),)
-        except KafkaUnavailable:
-            return False
+class Target:
+    topic = "orders"
 
-    # -- pipeline.py --------------------------------------------------------------------------------------------------
 
-    def turn(self) -> None:
-        if self.stream is not None and self._reading:
-            self._take(self.stream.read())
-        done = self._poll_side()
-        if done is not None:
-            self._settle(done)
-        if self.in_flight is None and self.sending:
-            self._send_next()
-        if self.stream is not None:
-            self._report(self.stream)
+class Mapper:
+    """Which rows can go out just now."""
 
-    @property
-    def _reading(self) -> bool:
-        limits = self.world
-        return self.ledger.rows * 2 < limits.max_rows * 3 and self.ledger.bytes * 2 < limits.max_bytes * 3
+    def __init__(self, world: World) -> None:
+        self._world = world
 
-    def _settled(self) -> bool:
-        if self.in_flight is None and self.machine.pending is not None:
-            self._write_pending()
-        return self.in_flight is None
+    def target(self, aggregatetype: object) -> Target:
+        if aggregatetype in self._world.unrouted:
+            raise StuckMessage("no route", event_id="", reason="route")
+        return Target()
 
-    def _report(self, stream: Stream) -> None:
-        self.feedback(stream, self.machine.durable.end_lsn)
+    def record(self, row: OutboxRow, prefix: bytes, index: int) -> Record:
+        world = self._world
+        if world.unfit and int(row[4]) in world.unfit:
+            raise StuckMessage("does not fit its schema", event_id="", topic="orders", reason="encode")
+        if world.unrouted:
+            self.target(row[1])
+        return Record(
+            "orders", row[4], row[2], [_NO_HEADER, _NO_HEADER, _NO_HEADER, (POSITION, prefix + b"%d" % index)]
+        )
 
-    def feedback(self, stream: Stream, lsn: Lsn) -> None:
-        end = self.world.broker.durable_end
-        check(lsn <= end, f"flush {lsn} reported beyond the durable checkpoint {end}")
-        stream.report(lsn)
 
-    def _take(self, frames: list[Frame]) -> None:
-        ledger = self.ledger
+class SimulatedIntake(Intake):
+    """The relay's own judgement on each row; what is left out is the decoding."""
+
+    def __init__(self, world: World, parking: Any) -> None:
+        super().__init__(
+            tables=frozenset(), columns={}, mapper=Mapper(world), learn=lambda _: False, parking=parking,  # type: ignore[arg-type]
+            telemetry=EAR, max_row_bytes=1 << 20,
+        )  # fmt: skip
+        self._world = world
+
+    def take(self, frames: list[Frame]) -> None:  # type: ignore[override]
+        ledger, world = self.ledger, self._world
         for frame in frames:
             if isinstance(frame, Rows):
-                self._take_rows(frame)
+                self._take_run(frame.rows)
             elif isinstance(frame, Begin):
-                ledger.begin(frame.final_lsn, 1)
-                if ledger.skipping:
-                    self.world.seen["transaction published before, dropped"] += 1
+                if ledger.begin(frame.final_lsn, 1):
+                    self._prefix = position_prefix(self._epoch, frame.final_lsn)
+                else:
+                    world.seen["transaction published before, dropped"] += 1
             elif isinstance(frame, Commit):
                 ledger.commit(frame.end_lsn)
+                self.behind_us = 0 if world.chance() < 0.6 else pipeline.BACKLOG_US + 1
             else:
                 ledger.keepalive(frame.wal_end)
 
-    def _take_rows(self, run: Rows) -> None:
+    def _take_run(self, rows: list[int]) -> None:
         ledger = self.ledger
         if ledger.skipping:
             return
-        skip_rows = ledger.skip_rows
-        records = [
-            record
-            for index, (_, record) in enumerate(run.rows, ledger.next_index)
-            if record is not None and index >= skip_rows
-        ]
-        ledger.add(records, rows=len(run.rows), size=self.world.row_bytes * len(run.rows))
+        records: list[Record] = []
+        parked: list[tuple[int, Parked]] = []
+        skip_rows, judged = ledger.skip_rows, self.parking.busy
+        for index, n in enumerate(rows, ledger.next_index):
+            if index < skip_rows or n % SILENT == SILENT - 1:
+                continue
+            row = ROWS[n]
+            if not judged:
+                try:
+                    records.append(self._mapper.record(row, self._prefix, index))  # type: ignore[arg-type]
+                    continue
+                except StuckMessage:
+                    judged = True
+            self._sort(self.judge(n, Place(ledger.commit_lsn, index)), records, parked)
+        ledger.add(records, rows=len(rows), size=self._world.row_bytes * len(rows), parked=parked)
 
-    def _send_next(self) -> None:
-        ledger, world = self.ledger, self.world
-        if ledger.cut_ready:
-            if ledger.rows >= world.max_rows or self.chance() < 0.6:
-                self.send(ledger.seal(world.max_rows, world.max_bytes))
-        elif ledger.in_transaction:
-            self.send(ledger.seal(world.max_rows, world.max_bytes))
-        elif self.machine.pending is not None and self.chance() < 0.3:
-            self._write_pending()
-        elif self.chance() < 0.2:
-            batch = ledger.seal_idle()
-            if batch is not None:
-                self.world.seen["idle checkpoint"] += 1
-                self.send(batch)
+    def judge(self, n: int, place: Place) -> tuple[Record | None, Parked | None]:
+        record, parked = self._taken(lambda _: ROWS[n], b"", place)  # type: ignore[arg-type,return-value]
+        if parked is not None:
+            self._world.seen[f"row {parked.state}, {parked.reason}"] += 1
+        return record, parked
 
-    def _write_pending(self) -> None:
-        pending = self.machine.pending
-        if pending is not None:
-            self.send(Batch([], pending.end_lsn, pending.part, pending.backfill), write=True)
+    def stored(self, n: int) -> tuple[Record | None, Parked | None]:
+        """A row that was there before the slot."""
+        self._prefix = position_prefix(self._epoch, LSN_ZERO)
+        return self.judge(n, Place(LSN_ZERO, n))
+
+    def let_go(self, hold: tuple[str, bytes]) -> None:
+        waits = any(row.hold == hold and row.state is ParkedState.PARKED for _, row in self.ledger._parked)
+        self._world.seen["release raced the stream of its key"] += waits
+        super().let_go(hold)
+
+
+class Pipeline(pipeline.Pipeline):
+    """Looks on."""
+
+    world: World
+    machine: Any
 
     def send(self, batch: Batch | None, *, write: bool = False) -> None:
-        if batch is None:
-            return
-        if batch.part is not None:
-            self.world.seen["transaction cut into chunks"] += 1
-        checkpoint = self.machine.propose(batch, horizon=0)
-        self._dispatch(InFlight(batch, checkpoint, write=write))
+        if batch is not None:
+            seen = self.world.seen
+            seen["transaction cut into chunks"] += batch.part is not None
+            seen["part of a transaction with parked rows"] += batch.part is not None and bool(batch.parked)
+            seen["idle checkpoint"] += not (batch.transactions or batch.records or batch.parked or write)
+            seen["step of a command"] += batch.command is not None
+        super().send(batch, write=write)
 
-    def _dispatch(self, flight: InFlight) -> None:
-        self.in_flight = flight
-        flight.write = self.machine.must_write(lazy=self.world.lazy, due=flight.write or self.chance() < 0.3)
-        outcome = self.publisher.send(flight.batch.records)
-        if outcome is not None:
-            self._recycle(outcome)
-            return
-        self.side = self.publisher.settle(flight.checkpoint, write=flight.write)
+    def _write_parked(self, batch: Batch) -> Lsn:
+        self.world.seen["parked rows written again"] += bool(batch.parked) and self.machine.attempt is not None
+        return super()._write_parked(batch)
 
-    def _settle(self, done: Done) -> None:
-        if isinstance(done, Outcome):
-            self._on_outcome(done)
-        elif isinstance(done, tuple):
-            self._on_recycled(done[0])
-        else:
-            self._fence_again()
-
-    def _on_outcome(self, outcome: Outcome) -> None:
-        flight = self.in_flight
-        assert flight is not None
-        if outcome.result is Result.COMMITTED:
-            self.machine.committed()
-            self._confirmed()
-        elif outcome.result is Result.DELIVERED:
-            self.machine.delivered()
-            self.in_flight = None
-        else:
-            flight.all_acknowledged = outcome.all_acknowledged
-            self._recycle(outcome)
+    def _give_up(self, batch: Batch, places: list[Place], topics: dict[str, str]) -> None:
+        seen = self.world.seen
+        seen["batch given up: a record refused"] += bool(places)
+        seen["batch given up: a topic refused"] += bool(topics)
+        seen["refusal inside a part of a large transaction"] += batch.part is not None
+        seen["refusal in a step of a command"] += batch.command is not None
+        super()._give_up(batch, places, topics)
 
     def _recycle(self, outcome: Outcome) -> None:
         if outcome.result is Result.FENCED:
-            held = self._lock_held()
-            self.machine.fenced(lock_held=held)
-            self.world.seen["fenced with the lock held"] += held
-        else:
-            self.machine.unknown()
-        self._fence_again()
-
-    def _fence_again(self) -> None:
-        if not self._lock_held():
-            self.machine.fenced(lock_held=False)
-        self._fence_and_read()
+            self.world.seen["fenced with the lock held"] += self._lock_held()
+        super()._recycle(outcome)
 
     def _on_recycled(self, found: Checkpoint | None) -> None:
-        flight, before = self.in_flight, self.machine.durable
+        flight, machine, seen = self.in_flight, self.machine, self.world.seen
         assert flight is not None
-        step = self.machine.recycled(found, all_acknowledged=flight.all_acknowledged)
-        if step is Step.CONFIRM:
-            self.world.seen["verdict COMMITTED"] += 1
-            self._confirmed()
-            return
-        torn = self.machine.durable is not before
-        self.world.seen["verdict TORN" if torn else "verdict NOT_COMMITTED"] += 1
-        assert self.machine.attempt is not None
-        self._dispatch(InFlight(flight.batch, self.machine.attempt, write=flight.write))
+        tried = machine.attempt
+        torn = found is not None and tried.position() == found.position() and not flight.all_acknowledged
+        if torn:
+            check(self.world.torn, "a checkpoint was committed before its events were acknowledged")
+            seen["verdict TORN"] += 1
+            seen["TORN with parked rows"] += bool(flight.batch.parked)
+            seen["TORN with a refusal"] += bool(flight.refusals)
+            seen["TORN step of a command"] += flight.batch.command is not None
+            self.world.broker.may_go_back = True
+        super()._on_recycled(found)
+        if not torn:
+            committed = machine.durable is tried
+            seen["verdict COMMITTED" if committed else "verdict NOT_COMMITTED"] += 1
 
-    def _confirmed(self) -> None:
+    def _confirmed(self, flight: InFlight, commit_seconds: float) -> None:
         durable = self.machine.durable
-        check(
-            durable.position() in self.world.broker.positions, f"took for committed what is not: {durable.position()}"
-        )
-        self.in_flight = None
+        known = durable.position() in self.world.broker.positions
+        check(known, f"took for committed what is not: {durable.position()}")
+        super()._confirmed(flight, commit_seconds)

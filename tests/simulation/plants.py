@@ -12,12 +12,14 @@ from typing import Any, Final
 
 import pytest
 from simulation.broker import Answer, Refused
-from simulation.pipeline import InFlight
+from simulation.pipeline import Pipeline, Wire
+from simulation.plants_operations import OPERATIONS
 from simulation.publisher import Publisher
 from simulation.relay import Relay
 
 from dovetail_relay import machine
 from dovetail_relay.errors import Gap
+from dovetail_relay.intake import Intake
 from dovetail_relay.ledger import Ledger
 from dovetail_relay.machine import Machine, Step
 from dovetail_relay.nouns import Checkpoint, Lsn, Position, Record, RelayRow, Verdict
@@ -27,13 +29,13 @@ Patch = pytest.MonkeyPatch
 
 
 def _start_from_the_slot(patch: Patch) -> None:
-    real = Relay._admit
+    real = Relay._admitted
 
-    def admit(self: Relay, found: Checkpoint | None) -> tuple[RelayRow, Checkpoint, bool]:
-        row, durable, first = real(self, found)
-        return row, replace(durable, end_lsn=self.database.confirmed, part=None), first
+    def admitted(self: Relay, found: Checkpoint | None) -> Checkpoint | None:
+        base = real(self, found)
+        return None if base is None else replace(base, end_lsn=self.database.confirmed, part=None)
 
-    patch.setattr(Relay, "_admit", admit)
+    patch.setattr(Relay, "_admitted", admitted)
 
 
 def _unknown_is_committed(patch: Patch) -> None:
@@ -52,23 +54,24 @@ def _keep_producer(patch: Patch) -> None:
     patch.setattr(Publisher, "_unknown", keep)
 
 
-def _send_again(self: Relay) -> None:
+def _send_again(self: Pipeline) -> None:
     self.machine.unknown()
     assert self.in_flight is not None
     assert self.machine.attempt is not None
-    self._dispatch(InFlight(self.in_flight.batch, self.machine.attempt))
+    self._dispatch(self.in_flight)
 
 
 def _resend_without_fencing(patch: Patch) -> None:
     _keep_producer(patch)
-    patch.setattr(Relay, "_recycle", lambda self, _outcome: _send_again(self))
+    patch.setattr(Pipeline, "_recycle", lambda self, _outcome: _send_again(self))
 
 
 def _abort_and_reuse(patch: Patch) -> None:
-    real = Relay._recycle
+    real = Pipeline._recycle
 
-    def recycle(self: Relay, outcome: Outcome) -> None:
-        producer = self.publisher._producer
+    def recycle(self: Pipeline, outcome: Outcome) -> None:
+        publisher: Any = self._publisher
+        producer = None if outcome.refusals else publisher._producer
         try:
             if producer is None:
                 raise Refused(fenced=True)
@@ -79,7 +82,7 @@ def _abort_and_reuse(patch: Patch) -> None:
             _send_again(self)
 
     _keep_producer(patch)
-    patch.setattr(Relay, "_recycle", recycle)
+    patch.setattr(Pipeline, "_recycle", recycle)
 
 
 def _checkpoint_first(patch: Patch) -> None:
@@ -117,7 +120,8 @@ def _verdict_ignores_the_writer(patch: Patch) -> None:
 
 
 def _confirm_what_was_received(patch: Patch) -> None:
-    patch.setattr(Relay, "_report", lambda self, stream: self.feedback(stream, stream.received))
+    real = Wire.report
+    patch.setattr(Wire, "report", lambda self, _lsn: real(self, self.received))
 
 
 def _keepalive_inside_a_transaction(patch: Patch) -> None:
@@ -134,18 +138,19 @@ def _idle_inside_a_transaction(patch: Patch) -> None:
 
     patch.setattr(Ledger, "idle_lsn", idle_lsn)
 
-    def send_next(self: Relay) -> None:
-        if not self.ledger.cut_ready and self.chance() < 0.2:
+    def send_next(self: Pipeline) -> None:
+        if not self.ledger.cut_ready and self.world.chance() < 0.2:
             self.send(self.ledger.seal_idle())
         else:
             real(self)
 
-    real = Relay._send_next
-    patch.setattr(Relay, "_send_next", send_next)
+    real = Pipeline._send_next
+    patch.setattr(Pipeline, "_send_next", send_next)
 
 
 def _part_forgotten(patch: Patch) -> None:
-    patch.setattr(Relay, "_new_ledger", lambda self: Ledger(self.machine.base.end_lsn, None))
+    real = Intake.restart
+    patch.setattr(Intake, "restart", lambda self, base: real(self, replace(base, part=None)))
 
 
 def _skip_by_one(shift: int) -> Callable[[Patch], None]:
@@ -178,10 +183,12 @@ def _part_index_off_by_one(patch: Patch) -> None:
 
 
 def _passed_over_rows_weigh(patch: Patch) -> None:
-    def add(self: Ledger, records: list[Record], *, rows: int, size: int) -> None:
-        self._records += records
-        self.next_index += rows
-        self.bytes += size
+    real = Ledger.add
+
+    def add(self: Ledger, records: list[Record], *, rows: int, size: int, parked: Any = ()) -> None:
+        before = self.bytes
+        real(self, records, rows=rows, size=size, parked=parked)
+        self.bytes = before + size
 
     patch.setattr(Ledger, "add", add)
 
@@ -238,4 +245,5 @@ PLANTS: Final[dict[str, Callable[[Patch], None]]] = {
     "a gap passes": _gap_passes,
     "another history passes": _another_history_passes,
     "the first checkpoint is left for later": _first_checkpoint_later,
+    **OPERATIONS,
 }

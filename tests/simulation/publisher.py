@@ -6,16 +6,19 @@ may do something in between. What runs on the relay's side thread is a generator
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import ClassVar
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import ClassVar, Final
 
 from simulation.broker import CHECKPOINT, Answer, Broker, Producer, Refused
 
+from dovetail_relay.fencing import Fenced
 from dovetail_relay.nouns import Checkpoint, Record
-from dovetail_relay.publish.port import Outcome, Result
+from dovetail_relay.publish.port import Outcome, Refusal, Result
+from dovetail_schemas.headers import REPLAY
 
-# An Outcome of `settle`; of a fencing (what it found,), or False to try again.
-Done = Outcome | bool | tuple[Checkpoint | None]
+# What a job on the side thread comes to: an Outcome of `settle`; of a fencing what it found, None to try again.
+Done = Outcome | Fenced | None
 Job = Generator[None, None, Done]
 
 COMMITTED = Outcome(Result.COMMITTED, "", all_acknowledged=True)
@@ -26,9 +29,21 @@ FENCED = Outcome(Result.FENCED, "fenced", all_acknowledged=False)
 FENCED_ACKNOWLEDGED = Outcome(Result.FENCED, "fenced", all_acknowledged=True)
 
 
+# A dead letter of row n is written as -1 - n, its replay by command c as c * REPLAYED + n.
+REPLAYED: Final = 1000
+
+
 def rows_of(records: list[Record]) -> list[tuple[int, int]]:
-    """(partition, row) of each record: a key stays in its partition."""
-    return [(record.key[0] & 1, int(record.value or b"")) for record in records]
+    """(partition, what) of each record: a key stays in its partition."""
+    return [(record.key[0] & 1, _what(record)) for record in records]
+
+
+def _what(record: Record) -> int:
+    row = int(record.value or b"")
+    if record.topic.endswith(".dead-letter"):
+        return -1 - row
+    name, value = record.headers[-1]
+    return row if name != REPLAY else int(value or b"") * REPLAYED + row
 
 
 class Publisher:
@@ -43,13 +58,26 @@ class Publisher:
         self._broker = broker
         self._producer: Producer | None = None
         self._sent: list[tuple[int, int]] = []
+        self._alone = self._alone_next = False
+        self.on_fencing: Callable[[], None] = lambda: None
 
-    def fence(self) -> bool:
+    def fencing(self) -> Job:
+        """`fence_and_read`, with the places in it where something may come between."""
+        yield
+        self.on_fencing()
         self._producer = self._broker.init()
-        return self._producer is not None
+        self._alone = self._alone_next
+        if self._producer is None:
+            return None
+        yield
+        return Fenced(self._broker.read())
 
-    def read(self) -> Checkpoint | None:
-        return self._broker.read()
+    def isolate(self, *, alone: bool) -> None:
+        self._alone_next = alone
+
+    def partitions(self, topic: str, timeout: float) -> int | None:
+        del timeout
+        return None if topic in self._broker.missing else 2
 
     def send(self, records: list[Record]) -> Outcome | None:
         producer = self._live()
@@ -67,11 +95,17 @@ class Publisher:
             if self.checkpoint_first:
                 broker.produce(producer, CHECKPOINT, checkpoint)
             half = len(self._sent) // 2
+            refusals: list[Refusal] = []
             for at, (partition, row) in enumerate(self._sent):
                 if at == half:
                     yield
-                broker.produce(producer, partition, row)
+                if row in broker.refuses:
+                    refusals.append(self._refusal(at, row))
+                else:
+                    broker.produce(producer, partition, row)
             yield
+            if refusals:
+                return self._unknown(replace(UNKNOWN, refusals=tuple(refusals)))
             if self._unfinished(producer):
                 return self._unknown(UNKNOWN)
             acknowledged = True
@@ -86,7 +120,14 @@ class Publisher:
             if refused.fenced:
                 return self._unknown(FENCED_ACKNOWLEDGED if acknowledged else FENCED)
             return self._unknown(UNKNOWN_ACKNOWLEDGED if acknowledged else UNKNOWN)
-        return COMMITTED if answer in self.trusted else self._unknown(UNKNOWN_ACKNOWLEDGED)
+        # With each record alone the producer is a slow one, and is given up.
+        quick = answer in self.trusted and not self._alone
+        return COMMITTED if quick else self._unknown(UNKNOWN_ACKNOWLEDGED)
+
+    def _refusal(self, at: int, row: int) -> Refusal:
+        """Of two rows in three the broker answers for the whole request, and says not which it was."""
+        self._broker.has_refused = True
+        return Refusal("orders", "MSG_SIZE_TOO_LARGE", at if self._alone or row % 3 == 0 else None)
 
     @staticmethod
     def _unfinished(producer: Producer) -> bool:
@@ -112,9 +153,12 @@ class CheckpointFirst(Publisher):
 class AtLeastOnce(Publisher):
     """Events by a plain producer, the checkpoint behind them where `write` says so."""
 
-    # A record that timed out is dropped while later ones of its partition go on: `enable.gapless.guarantee` does not
-    # cover timeouts. False: a failure takes the rest of its partition with it.
-    holes: bool = False
+    def __init__(self, broker: Broker, *, holes: bool) -> None:
+        """`holes`: a record that timed out is dropped while later ones of its partition go on, since
+        `enable.gapless.guarantee` does not cover timeouts. False: a failure takes the rest of its partition with it.
+        """
+        super().__init__(broker)
+        self.holes = holes
 
     def send(self, records: list[Record]) -> Outcome | None:
         self._sent = rows_of(records)
@@ -122,13 +166,18 @@ class AtLeastOnce(Publisher):
 
     def settle(self, checkpoint: Checkpoint, *, write: bool) -> Job:
         broken: set[int] = set()
+        refusals: list[Refusal] = []
         half = len(self._sent) // 2
         for at, (partition, row) in enumerate(self._sent):
             if at == half:
                 yield
-            if (self.holes or partition not in broken) and not self._broker.append(row):
+            if row in self._broker.refuses:
+                refusals.append(self._refusal(at, row))
+            elif (self.holes or partition not in broken) and not self._broker.append(row):
                 broken.add(partition)
         yield
+        if refusals:
+            return replace(UNKNOWN, refusals=tuple(refusals))
         if broken:
             return UNKNOWN
         if not write:

@@ -1,32 +1,56 @@
-"""One relay process: `service.py` and `reign.py` with the sockets left out, around the real admit.
+"""One relay process: `service.py`, `reign.py`, `halted.py` and `recovery.py` with the sockets left out.
 
-`yield` stands wherever the process may be killed or frozen, or another may do something in between.
+Between them run the relay's own rooms: admit, Machine, Ledger, Pipeline, Parking, Leftovers, the operators' desk.
+`yield` stands wherever the process may be killed or frozen, or another may do something in between; within a step it
+may be killed at each statement to the database.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from simulation.database import RECORDS
-from simulation.pipeline import Pipeline
+from simulation.checks import check
+from simulation.pipeline import EAR, Pipeline, Side, SimulatedIntake, Wire
+from simulation.session import Killed, Session
 
-from dovetail_relay.errors import CheckpointMoved, Fenced, Gap, Halt, LeadLost, Restart, Retry
+from dovetail_relay import rebase
+from dovetail_relay.desk.desk import OperatorDesk
+from dovetail_relay.errors import CheckpointMoved, Fenced, Gap, Halt, KafkaUnavailable, LeadLost, Restart, Retry
+from dovetail_relay.fencing import Fenced as Found
+from dovetail_relay.fencing import fence_and_read
+from dovetail_relay.flight import Limits
+from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.machine import Machine, admit
 from dovetail_relay.nouns import Batch, Checkpoint, Lsn, RelayRow
+from dovetail_relay.parking import Parking
+from dovetail_relay.source.commands import Command, Commands
+from dovetail_relay.source.parked import ParkedRows
 
 if TYPE_CHECKING:
     from simulation.world import World
 
 
-class Relay(Pipeline):
+class Relay:
     """`step` goes on to the next place where something may come between."""
 
+    session: Any
+    publisher: Any
+    pipeline: Pipeline | None = None
+    side: Any
+
     def __init__(self, name: str, world: World) -> None:
-        super().__init__(name, world)
+        self.name = name
+        self.world = world
+        self.chance = world.chance
+        self.database = world.database
         self.wakes_at = 0
+        self.unled_fences = 0
+        self.reigns = 0
         self._processes = 0
+        self._clear()
         self.start()
 
     def start(self) -> None:
@@ -35,13 +59,36 @@ class Relay(Pipeline):
         self._life = self._live()
 
     def step(self) -> None:
-        next(self._life)
+        self.world.time_goes_by()
+        try:
+            next(self._life)
+        except Killed:
+            self.kill()
+
+    def kill(self) -> None:
+        world, pipeline = self.world, self.pipeline
+        if self.leads:
+            world.note_death(self)
+            self.database.leader = None
+            if pipeline is not None and pipeline.stream is not None:
+                pipeline.stream.close()
+        self.start()
+        world.seen["relay killed"] += 1
+
+    @property
+    def leads(self) -> bool:
+        return self.database.leader is self
 
     def _new_process(self) -> None:
         self._processes += 1
         self.writer = f"{self.name}{self._processes}"
         self.stopping = False
-        self.clear()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.pipeline = None
+        self.side = Side()
+        self._horizon: tuple[int, Lsn] | None = None
 
     # -- service.py ---------------------------------------------------------------------------------------------------
 
@@ -62,12 +109,13 @@ class Relay(Pipeline):
             yield
 
     def _leave(self) -> None:
-        if self.stream is not None:
-            self.stream.close()
-        if self.side is not None:
+        pipeline = self.pipeline
+        if pipeline is not None and pipeline.stream is not None:
+            pipeline.stream.close()
+        if self.side.job is not None:
             # The side thread ends what it has begun, whatever became of the reign.
-            self.world.ghosts.append(self.side)
-        self.clear()
+            self.world.ghosts.append(self.side.job)
+        self._clear()
         if self.leads:
             self.database.leader = None
 
@@ -85,93 +133,149 @@ class Relay(Pipeline):
         self.database.leader = self
         self.unled_fences = 0
         self.reigns += 1
-        self.publisher = self.world.publisher()
+        self.publisher = self.world.publisher(self)
+        self.session = Session(self, self.world)
         while True:
             self._touch()
-            self._fence_and_read()
-            while (done := self._poll_side()) is None:
+            self.side.submit(partial(fence_and_read, self.publisher))
+            while (done := self.side.poll()) is None:
                 yield
                 self._touch()
-            if isinstance(done, tuple):
+            result, error = done
+            if isinstance(result, Found):
                 break
+            if error is not None and not isinstance(error, KafkaUnavailable):
+                raise error
         yield
-        row, durable, first = self._admit(done[0])
-        self.machine = Machine(durable, writer=self.writer, timeline=self.database.timeline)
-        self.machine.written = not first
-        self.ledger = self._new_ledger()
-        yield from self._backfill(row)
+        row, machine = self._admit(result.found)
+        pipeline = self._assemble(machine)
+        yield from self._backfill(pipeline, row)
         if not self.database.row.started and not self.stopping:
             self._touch()
             self.database.row = replace(self.database.row, started=True)
-        yield from self._stream()
+        yield from self._stream(pipeline)
 
-    def _admit(self, found: Checkpoint | None) -> tuple[RelayRow, Checkpoint, bool]:
-        self._touch()
-        row, facts = self.database.row, self.database.facts()
-        admitted = admit(facts, row, found, self.database.history)
-        if admitted is not None:
-            return row, admitted, False
-        first = Checkpoint(
-            epoch=row.epoch,
-            seq=0,
-            writer="",
-            system_id=facts.system_id,
-            timeline=facts.timeline,
-            database=facts.database,
-            slot=row.slot,
-            end_lsn=row.consistent_point,
-            backfill=0 if row.snapshot is not None else None,
-        )
-        return row, first, True
+    def _admit(self, found: Checkpoint | None) -> tuple[RelayRow, Machine]:
+        while True:
+            self._touch()
+            row, facts = self.database.row, self.database.facts()
+            try:
+                base = self._admitted(found)
+            except Halt as halt:
+                if self._recover(halt, found):
+                    continue
+                raise
+            begins = base is None
+            base = base or Checkpoint(
+                epoch=row.epoch,
+                seq=0 if found is None else found.seq,
+                writer="",
+                system_id=facts.system_id,
+                timeline=facts.timeline,
+                database=facts.database,
+                slot=row.slot,
+                end_lsn=row.consistent_point,
+                backfill=0 if row.snapshot is not None else None,
+                horizon=row.recovery_horizon or 0,
+                command=None if found is None else found.command,
+            )
+            machine = Machine(base, writer=self.writer, timeline=self.database.timeline)
+            machine.written = not begins
+            machine.before = found
+            self._refuse_idle(row)
+            return row, machine
 
-    def _backfill(self, row: RelayRow) -> Iterator[None]:
-        next_seq = self.machine.durable.backfill
-        if next_seq is None:
-            if not self.machine.written:
-                yield from self._publish(Batch([], row.consistent_point, None))
-            return
-        while next_seq < len(self.database.before_slot):
-            after = min(next_seq + 2, len(self.database.before_slot))
-            batch = Batch(RECORDS[next_seq:after], row.consistent_point, None, backfill=after)
-            yield from self._publish(batch)
-            if self.stopping:
-                return
-            next_seq = after
-        yield from self._publish(Batch([], row.consistent_point, None, backfill=None))
+    def _admitted(self, found: Checkpoint | None) -> Checkpoint | None:
+        return admit(self.database.facts(), self.database.row, found, self.database.history)
 
-    def _publish(self, batch: Batch) -> Iterator[None]:
-        self.send(batch)
-        while self.in_flight is not None and not self.stopping:
+    def _assemble(self, machine: Machine) -> Pipeline:
+        world, session = self.world, self.session
+        intake = SimulatedIntake(world, Parking(lambda _: world.policy))
+        rows = ParkedRows(session, "sim")
+        rows.drop_beyond(machine.durable)
+        pipeline = Pipeline.__new__(Pipeline)
+        pipeline.world = world
+        self.pipeline = pipeline
+        pipeline.__init__(  # type: ignore[misc]
+            intake=intake, machine=machine, publisher=self.publisher, side=self.side,
+            limits=Limits(world.max_rows, world.max_bytes, 0.005), telemetry=EAR, lock_held=self._lock_held,
+            on_step=lambda _: None, leftovers=Leftovers(intake.parking, rows, self.publisher, EAR),
+            lazy_checkpoint=world.lazy, clock=world.clock,
+        )  # fmt: skip
+        self.intake = intake
+        self.desk = pipeline.desk = OperatorDesk(
+            session, "sim", intake, most=world.max_rows, most_bytes=1 << 20, topic_allowed=lambda _: True,  # type: ignore[arg-type]
+            on_settled=machine.command_settled, clock=world.clock,
+        )  # fmt: skip
+        if world.commands:
+            self.desk.begin(machine.durable)
+        return pipeline
+
+    def _lock_held(self) -> bool:
+        return self.leads
+
+    def _backfill(self, pipeline: Pipeline, row: RelayRow) -> Iterator[None]:
+        next_seq = pipeline.machine.durable.backfill
+        if next_seq is None and not pipeline.machine.written:
+            yield from self._publish(pipeline, Batch([], row.consistent_point, None))
+        if next_seq is not None:
+            yield from self._publish_older(pipeline, row, next_seq)
+        if row.recovery_horizon is not None and not self.stopping:
+            self._finish_recovery(row)
+
+    def _publish_older(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> Iterator[None]:
+        seen = self._read_back() if row.recovery_horizon is not None else set()
+        while True:
+            given_up = pipeline.given_up
+            # One snapshot of the table for the whole of it.
+            rows = self.database.unpublished(row, seen, next_seq)
+            while rows and pipeline.given_up == given_up:
+                some, rows = rows[:2], rows[2:]
+                judged = [self.intake.stored(n) for n in some]
+                records = [record for record, _ in judged if record is not None]
+                parked = [waits for _, waits in judged if waits is not None]
+                batch = Batch(records, row.consistent_point, None, backfill=some[-1] + 1, parked=parked)
+                self.world.seen["row missing, published by a recovery"] += row.recovery_horizon is not None
+                yield from self._publish(pipeline, batch)
+                if self.stopping:
+                    return
+            if pipeline.given_up == given_up:
+                break
+            next_seq = pipeline.machine.base.backfill or 0
+        yield from self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None), write=True)
+
+    def _publish(self, pipeline: Pipeline, batch: Batch, *, write: bool = False) -> Iterator[None]:
+        pipeline.send(batch, write=write)
+        while pipeline.in_flight is not None and not self.stopping:
             yield
-            self.turn()
+            pipeline.turn()
             self._touch_now_and_then()
 
-    def _stream(self) -> Iterator[None]:
+    def _stream(self, pipeline: Pipeline) -> Iterator[None]:
         while not self.stopping:
-            if self.stream is None and self.in_flight is None:
-                self._attach()
+            if pipeline.stream is None and pipeline.in_flight is None:
+                self._attach(pipeline)
             yield
-            self.turn()
+            pipeline.turn()
             self._touch_now_and_then()
-            if self.in_flight is not None and self.stream is not None and self.world.broker.weather.down:
-                # Kafka is silent: `detach`.
-                self.stream.close()
-                self.stream = None
-                self.ledger = self._new_ledger()
-        yield from self._drain()
+            if pipeline.stream is not None and pipeline.kafka_silent:
+                pipeline.detach()
+        yield from self._drain(pipeline)
 
-    def _drain(self) -> Iterator[None]:
+    def _drain(self, pipeline: Pipeline) -> Iterator[None]:
         """Told to stop: the batch under way may end within the time that there is."""
-        self.sending = False
+        pipeline._stopping = True
         for _ in range(8):
-            if self._settled():
+            if pipeline.in_flight is None and pipeline.machine.pending is not None:
+                pipeline._write_pending()
+            if pipeline.in_flight is None:
                 self.world.seen["stopped with nothing under way"] += 1
                 return
             yield
-            self.turn()
+            pipeline.turn()
 
-    def _attach(self) -> None:
-        start = self.machine.durable.end_lsn
+    def _attach(self, pipeline: Pipeline) -> None:
+        start = pipeline.machine.durable.end_lsn
         stream = self.database.start_replication(start)
         if stream is None:
             # The lock is ours, so whoever streams is a zombie.
@@ -179,10 +283,9 @@ class Relay(Pipeline):
             self.database.end_stream()
             self.world.seen["zombie's stream ended"] += 1
             return
-        self.stream = stream
-        self.ledger = self._new_ledger()
+        pipeline.attach(Wire(stream, self.world))  # type: ignore[arg-type]
         self._look_at_slot(start)
-        if self.machine.base.part is not None:
+        if pipeline.machine.base.part is not None:
             self.world.seen["stream began inside a transaction"] += 1
 
     def _look_at_slot(self, start: Lsn) -> None:
@@ -197,5 +300,93 @@ class Relay(Pipeline):
             raise LeadLost("the lock session is gone")
 
     def _touch_now_and_then(self) -> None:
-        if self.chance() < 0.1:
+        if self.chance() < 0.3:
             self._touch()
+            self._pulse()
+
+    def _pulse(self) -> None:
+        pipeline, database = self.pipeline, self.database
+        if pipeline is None:
+            return
+        if self.world.commands:
+            self.desk.look()
+            self._refuse_idle(database.row)  # what the watch does
+        durable = pipeline.machine.durable
+        if self._horizon is not None and self._horizon[1] <= durable.end_lsn and durable.backfill is None:
+            pipeline.horizon = self._horizon[0]
+            self._horizon = None
+        if self._horizon is None:
+            self._horizon = (database.xmin(), database.insert_lsn)
+
+    # -- fencing.py ---------------------------------------------------------------------------------------------------
+
+    def on_fencing(self, reign: int) -> None:
+        """The side thread is about to fence."""
+        if self.reigns == reign and not self.leads:
+            # Frozen between the look at the lock and the call, he cannot know; a second time he must.
+            self.unled_fences += 1
+            check(self.unled_fences < 2, "a relay that had lost the lock fenced again")
+            self.world.seen["zombie fenced its successor"] += 1
+
+    # -- halted.py and recovery.py ------------------------------------------------------------------------------------
+
+    def _recover(self, halt: Halt, found: Checkpoint | None) -> bool:
+        """Whether a command has changed the ground."""
+        commands = Commands(self.session, "sim")
+        for command in commands.active("recover"):
+            if not isinstance(halt, rebase.CURED):
+                if command.state == "pending":
+                    commands.settle(command.id, "failed", "recover does not cure this")
+            elif commands.take(command):
+                return self._rebase(command, found, commands)
+        return False
+
+    def _rebase(self, command: Command, found: Checkpoint | None, commands: Commands) -> bool:
+        database, world = self.database, self.world
+        row, facts, history = database.row, database.facts(), database.history
+        if rebase.divergence(facts, row, found, history) is not None and not command.arguments.get("new_epoch"):
+            commands.settle(command.id, "failed", "events of the lost past are published")
+            return False
+        horizon = rebase.horizon(facts, row, found, history)
+        told = rebase.tells_what_is_parked(facts, row, found, history)
+        if found is not None and told:
+            ParkedRows(self.session, "sim").drop_beyond(found)
+        world.seen["recovery begun anew while one was under way"] += row.recovery_horizon is not None
+        world.seen["recovery from a horizon"] += horizon > 0
+        self._strike("slot dropped")
+        database.drop_slot()
+        self._strike("slot made")
+        database.make_slot()
+        self._strike("rebased")
+        database.rebase(0 if found is None else found.epoch, horizon, command.id, judge_again=not told)
+        self._strike("after the rebase")
+        return True
+
+    def _read_back(self) -> set[int]:
+        """The rows that are in the topics, dead letters included."""
+        self._strike("read back")
+        if self.world.deadly and self.chance() < 0.1:
+            self.world.lose_slot()
+        return {what if what >= 0 else -1 - what for what in self.world.broker.visible()}
+
+    def _finish_recovery(self, row: RelayRow) -> None:
+        self._touch()
+        self._strike("backfilled")
+        command = row.recovery_command
+        with self.session.transaction():
+            self.database.row = replace(self.database.row, recovery_horizon=None, recovery_command=None)
+            if command is not None:
+                Commands(self.session, "sim").settle(command, "done", "recovered")
+        self.world.seen["recovery over"] += 1
+
+    def _refuse_idle(self, row: RelayRow) -> None:
+        if not self.world.commands:
+            return
+        commands = Commands(self.session, "sim")
+        for command in commands.active("recover"):
+            if command.id != row.recovery_command:
+                commands.settle(command.id, "failed", "nothing to do: the relay is not halted")
+
+    def _strike(self, where: str) -> None:
+        if self.world.deadly and self.world.strikes(f"recovery: {where}", 5):
+            raise Killed

@@ -1,4 +1,4 @@
-"""One seed, one run: a database, a broker, two relays, and what befalls them; then calm, and the count.
+"""One seed, one run: a database, a broker, two relays, an operator, and what befalls them; then calm, and the count.
 
 Everything that happens is drawn from the seed, so a seed is a whole story and replays as it was. The promises are
 checked where they are made (flush position, chain of checkpoints, outcome taken for committed) and at the end (the
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Final
 
 from simulation.broker import Broker
-from simulation.checks import Violation, check, complete, exactly_once, first_occurrences_in_order
-from simulation.database import RECORDS, START, Database
+from simulation.checks import Account, Violation, check
+from simulation.database import START, Database
+from simulation.operator import Operator
 from simulation.publisher import AtLeastOnce, CheckpointFirst, Publisher
 from simulation.relay import Relay
 
-from dovetail_relay.errors import CheckpointLost, Diverged, Gap, Halt
+from dovetail_relay.errors import CheckpointLost, Diverged, Gap, Halt, KafkaUnavailable, PoisonHeld, SlotLost
 from dovetail_relay.nouns import Lsn
 
 # Long enough to drain all that a run holds, with every wait in it.
@@ -49,58 +51,117 @@ class World:
         self.max_rows = 1 + int(chance() * 4)
         self.row_bytes = 2
         self.max_bytes = 4 + int(chance() * 12)
-        self.database = Database(chance, rows_before_slot=int(chance() * 4) if chance() < 0.2 else 0)
+        self.database = Database(chance, rows_before_slot=int(chance() * 6) if chance() < 0.25 else 0)
         self.broker = Broker(chance, seen)
         # A retry that overtakes a quick commit, unseen: the hole that the old protocol leaves. Duplicates, no loss.
         self.overtaking = self.broker.weather.overtaking = self.torn or 0.2 <= kind < 0.25
         self.holes = self.lazy and chance() < 0.2
+        self.now = 0
+        self._time = 0.0
+        # What cannot go out: rows that do not fit, types without a route; what the broker refuses is the broker's.
+        self.unfit: set[int] = set()
+        self.unrouted: frozenset[bytes] = frozenset()
+        self.policy = "hold"
+        # How likely each statement is the last one, and how often that may still happen.
+        self.deadly = 0.0
+        self.deaths = 1 << 30
+        # In half of the seeds something sticks, and an operator is there.
+        self.commands = chance() < 0.5
+        self.operator = Operator(self)
         self.relays = (Relay("a", self), Relay("b", self))
         self.ghosts: list[object] = []
-        self.now = 0
         self._weather_ends = 0
         self._to_commit = 2 + int(chance() * 5)
-        self._advanced = self._deleted = False
-        self._switch: Lsn | None = None
+        self.advanced = self.deleted = self.dropped = False
+        self.switch: Lsn | None = None
         self._halts = 0
         self._halt: Halt | None = None
         self._misfortunes: tuple[Callable[[World], None], ...] = MILD if self.torn else MISFORTUNES
         # Three quarters of the world's trouble comes to one half of the seeds.
         self._trouble = (0.02, 0.06, 0.12, 0.25)[int(chance() * 4)]
+        if self.commands:
+            self.operator.begin()
+            if not self.torn:
+                self.deadly = (0.0, 0.002, 0.02)[int(chance() * 3)]
 
-    def publisher(self) -> Publisher:
+    def publisher(self, relay: Relay) -> Publisher:
         if self.torn:
-            return CheckpointFirst(self.broker)
-        if self.lazy:
-            publisher = AtLeastOnce(self.broker)
-            publisher.holes = self.holes
-            return publisher
-        return Publisher(self.broker)
+            publisher: Publisher = CheckpointFirst(self.broker)
+        elif self.lazy:
+            publisher = AtLeastOnce(self.broker, holes=self.holes)
+        else:
+            publisher = Publisher(self.broker)
+        publisher.on_fencing = partial(relay.on_fencing, relay.reigns)
+        return publisher
+
+    def clock(self) -> float:
+        return self._time
+
+    def time_goes_by(self) -> None:
+        """Mostly a little, now and then so much that something is due."""
+        roll = self.chance()
+        self._time += 0.01 if roll < 0.55 else 0.06 if roll < 0.85 else 1.1 if roll < 0.94 else 10.1
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         self._trouble_and_work()
-        halt = self._calm()
-        if halt is not None:
+        halt, deadly = self._calm(), 0.0 if self.torn else 0.03
+        while halt is not None:
             self._judge(halt)
-        else:
-            self._count()
+            if not self.commands:
+                return
+            # An operator answers it, and what follows must be right as well.
+            self.operator.recover(halt)
+            self.deaths = int(self.chance() * 4)
+            halt, deadly = self._calm(deadly), 0.0
+            self.seen["halt cured by a recovery"] += halt is None
+        Account(self).close()
 
     def halted(self, halt: Halt) -> None:
         """A relay stopped and says why; it will look again."""
         self._halts += 1
         self._halt = halt
+        self.seen["halted before a stuck row"] += isinstance(halt, PoisonHeld)
+
+    def strikes(self, where: str, likely: float = 1.0) -> bool:
+        """Whether the process dies here."""
+        if not self.deaths or self.chance() >= self.deadly * likely:
+            return False
+        self.deaths -= 1
+        self.seen[f"killed at {where}"] += 1
+        return True
+
+    def lose_slot(self) -> None:
+        self.dropped = True
+        self.database.drop_slot()
+        self.seen["slot dropped"] += 1
+
+    def note_death(self, relay: Relay) -> None:
+        """What was half done when a leader died."""
+        pipeline, seen, tables = relay.pipeline, self.seen, self.database.tables
+        if pipeline is None:
+            return
+        flight = pipeline.in_flight
+        seen["killed between a parked write and the commit"] += flight is not None and bool(flight.batch.parked)
+        seen["killed between a step's commit and its settling"] += tables.unsettled(self.broker.newest)
+        seen["killed with a step under way"] += flight is not None and flight.batch.command is not None
+        seen["killed during a recovery"] += self.database.row.recovery_horizon is not None
 
     def _trouble_and_work(self) -> None:
         chance, relays = self.chance, self.relays
         misfortunes, trouble = self._misfortunes, self._trouble
         work = trouble + 0.12
-        for self.now in range(70):
+        errands = work + 0.05 if self.commands else work
+        for now in range(110 if self.commands else 70):
+            self.now = now
             roll = chance()
             if roll < trouble:
                 misfortunes[int(chance() * len(misfortunes))](self)
             elif roll < work:
                 self._work()
+            elif roll < errands:
+                self.operator.errand()
             else:
                 if self.now == self._weather_ends:
                     self.broker.weather.clear()
@@ -112,20 +173,24 @@ class World:
         if self._to_commit and self.chance() < 0.8:
             self._to_commit -= 1
             many = self.chance() < 0.25
-            self.database.commit(int(self.chance() * 14) if many else int(self.chance() * 4))
+            rows = self.database.commit(int(self.chance() * 14) if many else int(self.chance() * 4))
+            if self.commands:
+                self.operator.spoil(rows)
         else:
             self.database.other_work()
 
-    def _calm(self) -> Halt | None:
+    def _calm(self, deadly: float = 0.0) -> Halt | None:
         """Everything heals; whoever was frozen wakes. What was committed must come out, and be confirmed.
 
         Returns the halt that stays where one does.
         """
         before, self._halts = self._halts, 0
+        self.deadly = deadly
         self.broker.weather.clear()
         self.broker.weather.overtaking = False
         while self._to_commit:
             self._work()
+        self.operator.heal()
         first, second = self.relays
         database, broker = self.database, self.broker
         target = database.log[-1].end_lsn if database.log else START
@@ -142,32 +207,21 @@ class World:
         raise Violation(f"did not drain: confirmed {database.confirmed}, wanted {target}")
 
     def _settled(self) -> bool:
-        leader = _leader(self)
-        return leader.stream is not None and leader.in_flight is None
-
-    def _count(self) -> None:
-        visible, expected = self.broker.visible(), self.database.published()
-        if self.lazy or self.overtaking:
-            if self._switch is not None:
-                # What went out before its checkpoint may be gone from the new primary's log, and nothing tells.
-                committed = set(expected)
-                visible = [row for row in visible if row in committed]
-            complete(visible, expected)
-            if not self.holes:
-                first_occurrences_in_order(visible, RECORDS)
-            self.seen["repeats where repeats may be"] += len(visible) > len(expected)
-        else:
-            exactly_once(visible, expected)
+        pipeline = _leader(self).pipeline
+        idle = pipeline is not None and pipeline.stream is not None and pipeline.in_flight is None
+        return idle and (not self.commands or self.operator.through())
 
     def _judge(self, halt: Halt) -> None:
         """A halt is right only where its cause is there."""
         newest = self.broker.newest
         if isinstance(halt, Gap):
-            right = self._advanced
+            right = self.advanced or self.dropped
         elif isinstance(halt, CheckpointLost):
-            right = self._deleted
+            right = self.deleted
+        elif isinstance(halt, SlotLost):
+            right = self.dropped or self.switch is not None
         else:
-            right = isinstance(halt, Diverged) and self._switch is not None and newest is not None
+            right = isinstance(halt, Diverged) and self.switch is not None and newest is not None
         check(right, f"halted without a cause: {halt.name}: {halt}")
         self.seen[f"halt {halt.name}"] += 1
 
@@ -177,23 +231,13 @@ class World:
         self._weather_ends = max(self._weather_ends, self.now + steps)
 
 
-def _one_relay(world: World) -> Relay:
-    return world.relays[world.chance() < 0.35]
-
-
 def _leader(world: World) -> Relay:
     first, second = world.relays
     return second if second.leads else first
 
 
 def crash(world: World) -> None:
-    relay = _leader(world)
-    if relay.leads:
-        world.database.leader = None
-        if relay.stream is not None:
-            relay.stream.close()
-    relay.start()
-    world.seen["relay killed"] += 1
+    _leader(world).kill()
 
 
 def stop(world: World) -> None:
@@ -236,9 +280,9 @@ def promote(world: World) -> None:
         switch = Lsn(max(START, switch - int(world.chance() * 12)))
     else:
         switch = max(end, START)
-    if switch > database.insert_lsn:
+    if switch > database.insert_lsn or switch < database.rebased_lsn:
         return
-    world._switch = switch
+    world.switch = switch
     database.promote(switch)
     world.seen["promotion"] += 1
 
@@ -293,22 +337,27 @@ def ghost_steps(world: World) -> None:
         at = int(world.chance() * len(ghosts))
         try:
             next(ghosts[at])  # type: ignore[call-overload]
-        except StopIteration:
+        except (StopIteration, KafkaUnavailable):
             del ghosts[at]
 
 
 def advance_slot(world: World) -> None:
     """Somebody advances the slot by hand, which the server allows while nobody streams."""
     if world.chance() < 0.1 and world.database.walsender is None:
-        world._advanced = True
+        world.advanced = True
         world.database.confirm(world.database.insert_lsn)
 
 
 def delete_checkpoint(world: World) -> None:
     # Before the marker is set it is the first start once more, and nobody could know.
     if world.chance() < 0.05 and world.database.row.started:
-        world._deleted = True
+        world.deleted = True
         world.broker.forget()
+
+
+def drop_slot(world: World) -> None:
+    if world.commands and world.chance() < 0.2:
+        world.lose_slot()
 
 
 MILD: Final = (late_end, late_end, late_end, bad_deliveries)
@@ -338,6 +387,7 @@ MISFORTUNES: Final = (
     ghost_steps,
     advance_slot,
     delete_checkpoint,
+    drop_slot,
 )
 
 

@@ -1,0 +1,103 @@
+"""The leader's lock session, and the two things that happen to it: another leads, or the process dies in mid-sentence.
+
+`Killed` strikes before or after any single statement, so whatever the relay does in more than one of them is done by
+halves now and then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from simulation.tables import NAME_OF, Found
+
+from dovetail_relay.errors import LeadLost
+
+if TYPE_CHECKING:
+    from simulation.relay import Relay
+    from simulation.world import World
+
+# What changes something: only around these does it matter when the process dies.
+_READS = frozenset(
+    ("parked_held", "parked_condemned", "parked_counts", "desk_queue", "desk_condemned", "command_active")
+)
+
+
+class Killed(Exception):
+    """kill -9."""
+
+
+class Session:
+    """`LockSession` and its connection, as far as the relay's rooms use them."""
+
+    def __init__(self, relay: Relay, world: World) -> None:
+        self._relay = relay
+        self._world = world
+        self._tables = world.database.tables
+        self._whole = False
+
+    @property
+    def connection(self) -> Session:
+        return self
+
+    def rows(self, query: str, params: Mapping[str, Any]) -> Found:
+        """One statement. The server refuses it where the session has ended."""
+        if not self._relay.leads:
+            raise LeadLost("the lock session is gone")
+        name = NAME_OF[query]
+        if name in _READS or self._whole:
+            return self._tables.run(name, params)
+        self._strike(name)
+        found = self._tables.run(name, params)
+        self._strike(name)
+        return found
+
+    def _strike(self, name: str) -> None:
+        # What a step means in the database is where it matters most.
+        likely = 5.0 if name in ("desk_let_go", "desk_mark", "command_progress") else 1.0
+        if self._world.deadly and not self._whole and self._world.strikes(name, likely):
+            raise Killed
+
+    def execute(self, query: str, params: Mapping[str, Any]) -> None:
+        self.rows(query, params)
+
+    @contextmanager
+    def cursor(self, row_factory: object = None) -> Iterator[Cursor]:
+        del row_factory
+        yield Cursor(self)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing: it is struck before or after, and not within."""
+        if self._whole:
+            yield
+            return
+        self._strike("transaction")
+        self._whole = True
+        try:
+            yield
+        finally:
+            self._whole = False
+        self._strike("transaction")
+
+
+class Cursor:
+    description = True
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._found: Found = []
+
+    def execute(self, query: str, params: Mapping[str, Any]) -> None:
+        if isinstance(params.get("progress"), str):
+            params = {**params, "progress": json.loads(params["progress"])}
+        self._found = self._session.rows(query, params)
+
+    def executemany(self, query: str, many: Sequence[Mapping[str, Any]]) -> None:
+        for params in many:
+            self._session.rows(query, params)
+
+    def fetchall(self) -> Found:
+        return self._found
