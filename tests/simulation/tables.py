@@ -195,8 +195,8 @@ class Tables:
             names = ("id", "aggregatetype", "aggregateid", "type", "payload", "schema_fingerprint", "encoding")
             raw = dict(zip(names, event, strict=False))
             found.append({
-                **row, **raw, "chosen": _chosen(row, params), "commit_lsn": lsn_text(row["lsn"]), "headers": event[7],
-                "created_us": int(event[8]).to_bytes(8, "big"),
+                **row, **raw, "kept": True, "chosen": _chosen(row, params), "commit_lsn": lsn_text(row["lsn"]),
+                "headers": event[7], "created_us": int(event[8]).to_bytes(8, "big"),
             })  # fmt: skip
         return found
 
