@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
 
 from dovetail_local.endpoints import Endpoints
@@ -78,6 +79,31 @@ def test_a_row_that_halted_an_older_epoch_goes_once_the_recovery_is_over(
     assert len(left(session)) == 3
     rows.drop_passed(AT)
     assert left(session) == [(1, "0/FA0", 0)]
+
+
+def test_what_waits_is_judged_again_only_where_the_outbox_has_it_and_no_checkpoint_tells(
+    outbox_database: Endpoints, session: LockSession, rows: ParkedRows
+) -> None:
+    rows.write(1, [parked(1, 0)])
+    rebase = {"relay": "r", "system_id": "1", "consistent_point": "0/1", "known_epoch": 1, "command": 1, "horizon": 0}
+
+    def waits_after(**asked: object) -> bool:
+        snapshot = session.rows("SELECT pg_current_snapshot()::text AS s", {})[0]["s"]
+        session.rows(queries["recovery_rebase"], {**rebase, "snapshot": snapshot, "judge_again": True, **asked})
+        return bool(left(session))
+
+    assert waits_after()  # the outbox does not have it
+    with psycopg.connect(outbox_database.owner_dsn, autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload)"
+            " VALUES ('00000000-0000-0000-0000-000000000000', 'a', 'k', 'T', '')"
+        )
+    assert waits_after(judge_again=False)
+    assert waits_after(horizon=1 << 62)
+    session.rows("UPDATE dovetail.parked SET reason = 'crash'", {})
+    assert waits_after()
+    session.rows("UPDATE dovetail.parked SET reason = 'schema'", {})
+    assert not waits_after()
 
 
 EVERYTHING: dict[str, Any] = dict.fromkeys(("id", "key", "type", "class", "since", "until"))
