@@ -6,6 +6,7 @@ Above each fenced block of `sh`, `python`, `toml` or `sql` stands an HTML commen
     <!-- run: shell; prints: some text -->   and this text must come out
     <!-- file: shop.py -->                   written to the working directory first
     <!-- run: make -->                       `make` targets that must exist
+    <!-- run: pytest -->                     tests that take long: they must be found, and the options known
     <!-- run: config -->                     a configuration that must load
     <!-- run: sql -->                        run by a superuser in an empty database
     <!-- not run: reason -->
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,7 +49,7 @@ def name(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_each_block_says_what_is_done_with_it(page: Path) -> None:
     for block in blocks(page):
-        known = block.mark and re.match(r"(run: (shell|make|config|sql)\b|file: \S+$|not run: \S+)", block.mark)
+        known = block.mark and re.match(r"(run: (shell|make|pytest|config|sql)\b|file: \S+$|not run: \S+)", block.mark)
         assert known, f"{name(page)}: {block.mark!r} above\n{block.text}"
 
 
@@ -175,6 +177,20 @@ def test_the_way_out_of_a_lost_slot_is_as_its_page_says(stack: Stack) -> None:
         relay.wait_streaming()
         world.wait_until_published()
         assert world.books(writers.tally.rolled_back_ids).ok
+
+
+def commands(mark: str) -> list[str]:
+    return [line for page in PAGES for block in blocks(page) if block.mark == mark for line in block.text.splitlines()]
+
+
+@pytest.mark.parametrize("command", commands("run: pytest"))
+def test_the_long_tests_of_the_docs_are_found(command: str) -> None:
+    python, *words = shlex.split(command, comments=True)
+    assert python == ".venv/bin/python"
+    done = subprocess.run(
+        [sys.executable, *words, "--collect-only", "-q"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_make_targets_exist() -> None:
