@@ -11,19 +11,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from bench.rig import Rig, high_watermarks, new_rig
 from dovetail_local.stack import Stack, temporary_folder
 
 
 def drain_in_tenths(rig: Rig, rows: int) -> list[dict[str, Any]]:
     """Fill, start the relay, and look at it ten times on the way."""
+    with psycopg.connect(rig.endpoints.superuser_dsn, autocommit=True) as connection:
+        # So much is written before the relay reads any of it.
+        connection.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '64GB'")
+        connection.execute("SELECT pg_reload_conf()")
     rig.fill(rows, per_transaction=100)
     relay = rig.relay()
     relay.wait_streaming()
     tenths: list[dict[str, Any]] = []
     seen, since = 0, time.monotonic()
     while len(tenths) < 10:
-        if relay.process.poll() is not None:
+        if relay.process.poll() is not None or b"relay_halted" in relay.log.read_bytes():
             raise SystemExit(relay.log.read_text()[-1000:])
         now = sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values())
         if now - seen < rows / 10:
