@@ -271,7 +271,7 @@ class Intake:
         return UnkeptRecord(*record) if isinstance(row, message.MessageRow) else record
 
     def _stuck(self, stuck: StuckMessage, row: Row, place: Place) -> tuple[Record | None, Parked | None]:
-        topic = stuck.topic or self._topic_of(row)
+        topic = stuck.topic or self.topic_of(text(row[1]))
         parked = self.parking.of_stuck(stuck, row, place, topic)
         self._telemetry.stuck(stuck.reason)
         if parked.state is ParkedState.HALTING:
@@ -281,9 +281,10 @@ class Intake:
         letter = parked.state is ParkedState.DEAD_LETTERED and topic is not None
         return (self._dead_letter(parked, topic or "") if letter else None), parked
 
-    def _topic_of(self, row: Row) -> str | None:
+    def topic_of(self, aggregatetype: str) -> str | None:
+        """Where events of this type go; None where they have no route."""
         try:
-            return self._mapper.target(row[1]).topic
+            return self._mapper.target(aggregatetype).topic
         except StuckMessage:
             return None
 

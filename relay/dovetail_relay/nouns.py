@@ -74,6 +74,11 @@ class Place(NamedTuple):
     nth: int
 
 
+def unrouted(aggregatetype: str) -> str:
+    """The name of the queue of what has no route; no topic is called like it."""
+    return f"?{aggregatetype}"
+
+
 def dead_letter_topic(topic: str) -> str:
     """Where the stuck messages of `topic` go with `on_stuck = "skip"`."""
     return f"{topic}.dead-letter"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from dovetail_relay.errors import StuckMessage
-from dovetail_relay.nouns import Hold, Lsn, OutboxRow, Parked, ParkedState, Place, Record, dead_letter_topic
+from dovetail_relay.nouns import Hold, Lsn, OutboxRow, Parked, ParkedState, Place, Record, dead_letter_topic, unrouted
 
 # The reason of a row that is well itself and waits for one before it.
 BEHIND: Final = "behind"
@@ -125,8 +125,8 @@ class Parking:
 
         They are still the ones before it, and would be overtaken.
         """
-        unrouted = (f"?{aggregatetype}", key)
-        return unrouted if topic is None or unrouted in self.held else (topic, key)
+        waiting = (unrouted(aggregatetype), key)
+        return waiting if topic is None or waiting in self.held else (topic, key)
 
     def _can_be_dead_letter(self, stuck: StuckMessage, hold: Hold, place: Place) -> bool:
         """A dead letter that Kafka refuses as well must not be lost for it: it is held."""

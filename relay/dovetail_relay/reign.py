@@ -164,6 +164,7 @@ class Reign:
         rows = ParkedRows(self._session, settings.relay.name)
         # Also where nothing is committed yet: the first batch of all may have been killed behind its parked rows.
         rows.drop_beyond(machine.durable)
+        rows.follow(self._intake.topic_of)
         pipeline = Pipeline(
             intake=self._intake,
             machine=machine,

@@ -241,6 +241,18 @@ def test_interrupted_it_pauses_between_two_steps_and_goes_on_with_follow(stack: 
         assert audited(world) == actions
 
 
+def test_what_is_not_published_yet_goes_out_before_its_replay(stack: Stack) -> None:
+    with new_world(stack) as world:
+        world.relay().wait_streaming().terminate()
+        (event,) = write(world, ("a", 1))
+        asked = Command(world, "replay", "--id", event, *GO)
+        with psycopg.connect(world.endpoints.owner_dsn, autocommit=True) as connection:
+            wait_until(lambda: connection.execute("SELECT FROM dovetail.command").rowcount == 1, 20, "it is asked for")
+        world.relay().wait_streaming()
+        assert asked.end()[0] == 0
+        assert [headers(record).get("replay") is None for record in records(world)] == [True, False]
+
+
 @pytest.mark.parametrize("step", ["begin", "half", "produced", "checkpoint_flushed", "committed", "confirmed"])
 def test_each_event_is_replayed_once_though_the_relay_is_killed_in_the_middle(stack: Stack, step: str) -> None:
     with new_world(stack, DOVETAIL_DELIVERY__BATCH_ROWS="5") as world:

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 
 import psycopg
 import pytest
 
 from dovetail_local.stack import Stack
-from support.operator import run, run_page
+from support.operator import Command, audited, run, run_page
 from support.stuck import UNKNOWN, out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world
@@ -203,6 +204,90 @@ def test_a_second_operator_is_refused_by_name_and_a_withdrawn_command_does_nothi
     write(world, ("good", 2))
     wait_until(lambda: ("good", 2) in out(world), 20, "the relay works")
     assert len(parked(world)) == 4
+
+
+def test_a_paused_release_is_withdrawn_by_name_and_the_next_command_may_come(world: World) -> None:
+    world.environ["DOVETAIL_DELIVERY__BATCH_ROWS"] = "1"
+    world.relay().wait_streaming()
+    queue = held_queue(world)
+    cure(world)
+    asked = Command(world, "stuck", "release", "--all", "--rate", "0.5", "--yes")
+    wait_until(lambda: len(parked(world)) < len(queue), 20, "it has begun")
+    asked.interrupt()
+    assert asked.end()[0] == 130
+    said = run(world, "stuck", "discard", "--id", queue[3], "--yes", "--reason", "x", code=1)
+    assert "next: dovetail stuck release --follow, or --withdraw to end it" in said
+    done = run(world, "stuck", "release", "--withdraw", "--reason", "enough")
+    assert (done["kind"], done["state"]) == ("release", "withdrawn")
+    assert audited(world)[-2:] == [("release.withdraw", "enough"), ("release.withdrawn", None)]
+    assert parked(world), "the rest waits still"
+    assert run(world, "stuck", "discard", "--id", queue[3], "--yes", "--reason", "x")["state"] == "done"
+    assert "NOTHING_UNDER_WAY" in run(world, "stuck", "release", "--withdraw", code=5)
+
+
+@pytest.mark.parametrize("how", ["session", "server"])
+def test_a_leader_whose_session_ends_while_it_settles_a_command_comes_back(
+    world: World, stack: Stack, how: str
+) -> None:
+    relay = world.relay().wait_streaming()
+    queue = held_queue(world)
+    cure(world)
+    waiting = (
+        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        " AND query LIKE '%%audit_log%%'"
+    )
+    # Not as context managers: they would commit, and their server may be gone by then.
+    holder = psycopg.connect(world.endpoints.superuser_dsn)
+    connection = psycopg.connect(world.endpoints.superuser_dsn, autocommit=True)
+    with closing(holder), closing(connection):
+        holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('dovetail.audit_log', 0))")
+        connection.execute(
+            "INSERT INTO dovetail.command (relay, kind, arguments) VALUES (%s, 'release', '{\"upto\": 1000000}')",
+            (world.name,),
+        )
+        wait_until(lambda: connection.execute(waiting).rowcount > 0, 20, "settling waits")
+        if how == "session":
+            connection.execute(f"SELECT pg_terminate_backend(pid) FROM ({waiting}) AS it")
+            holder.rollback()
+        else:
+            stack.stop_postgres("immediate")
+            stack.start_postgres()
+    wait_until(lambda: not parked(world), 40, "the release is done")
+    assert order_of(world, "bad") == queue
+    assert relay.process.poll() is None
+    assert "Traceback" not in relay.log()
+
+
+def test_what_waits_keeps_its_place_where_its_route_names_another_topic_now(world: World) -> None:
+    first = world.relay().wait_streaming()
+    queue = held_queue(world)
+    first.terminate()
+    world.environ[f"DOVETAIL_ROUTES__{world.name.upper()}__TOPIC"] = moved = f"moved.{world.aggregate}"
+    world.topic = moved
+    world.init()
+    world.relay().wait_streaming()
+    (last, _) = write(world, ("bad", 9), ("good", 9))
+    wait_until(lambda: ("good", 9) in out(world), 20, "the other key flows")
+    assert parked(world)[-1] == ("bad", "behind")
+    cure(world)
+    run(world, "stuck", "release", "--id", last, "--yes")
+    assert order_of(world, "bad") == [*queue, last]
+
+
+def test_what_waits_survives_a_crash_of_a_server_that_commits_asynchronously(world: World, stack: Stack) -> None:
+    """Kafka has passed over the row by then: it is nowhere else."""
+    with psycopg.connect(world.endpoints.superuser_dsn, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    relay = world.relay().wait_streaming()
+    for number in range(3):
+        stuck = f"bad{number}"
+        write_unencodable(world, stuck)
+        wait_until(lambda: relay.log().count('"message_stuck"') == number + 1, 20, "it waits")  # noqa: B023
+        stack.stop_postgres("immediate")
+        stack.start_postgres()
+        wait_until(lambda: (stuck, "schema") in parked(world), 40, "it waits still")  # noqa: B023
+        wait_until(world.slot_is_active, 40, "it streams again")
 
 
 def test_the_service_and_the_relay_cannot_ask_for_anything(world: World) -> None:

@@ -280,8 +280,11 @@ class Tables:
     def _wanted(self, params: Mapping[str, Any]) -> Found:
         return self._command(params["id"], lambda _: True, params["state"])
 
-    def _withdraw(self, params: Mapping[str, Any]) -> Found:
-        return self._command(params["id"], lambda _: True, "withdrawn")
+    def _spare(self, params: Mapping[str, Any]) -> Found:
+        for row in self._of("condemned"):
+            if row["command"] == params["command"]:
+                self._set(row, state="halting", command=None)
+        return []
 
     def _progress(self, params: Mapping[str, Any]) -> Found:
         said = params["progress"]
@@ -337,7 +340,7 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
     "desk_condemned": Tables._of_command,
     "desk_replayed": Tables._replayed,
     "desk_wanted": Tables._wanted,
-    "desk_withdraw": Tables._withdraw,
+    "desk_spare": Tables._spare,
     "command_active": Tables._active,
     "command_take": Tables._take,
     "command_progress": Tables._progress,

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dovetail_relay.cli.choosing import Withdraw
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import invocation
-from dovetail_relay.cli.operator import NEEDS, confirmed, print_one, reason_of, say_one, see_through, under_way
+from dovetail_relay.cli.operator import NEEDS, confirmed, give_up, print_one, reason_of, say_one, see_through, under_way
 from dovetail_relay.cli.words import say
 from dovetail_relay.errors import PublicationChanged
 
@@ -34,6 +35,7 @@ def accept(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", envvar="DOVETAIL_YES")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Only follow the one that is under way.",
                                          envvar="DOVETAIL_FOLLOW")] = False,
+    withdraw: Withdraw = False,
 ) -> None:  # fmt: skip
     """Cure PUBLICATION_CHANGED and PARTITIONS_CHANGED: record what is there now, and go on from it."""
     from dovetail_relay.operate.commands import submit
@@ -41,6 +43,9 @@ def accept(
 
     given = invocation(context)
     settings = given.settings(needs=NEEDS)
+    if withdraw:
+        give_up(settings, "accept", given.output, reason_of(reason))
+        return
     if follow:
         see_through(settings, under_way(settings, "accept"), given.output)
         return

@@ -30,6 +30,10 @@ Follow = Annotated[
     bool, typer.Option("--follow", help="Follow the one that is under way; go on with a paused one.",
                        envvar="DOVETAIL_FOLLOW")
 ]  # fmt: skip
+Withdraw = Annotated[
+    bool, typer.Option("--withdraw", help="End the one that is under way; what was done stays.",
+                       envvar="DOVETAIL_WITHDRAW")
+]  # fmt: skip
 Rate = Annotated[
     float | None, typer.Option("--rate", min=0.1, help="At most so many events per second.", envvar="DOVETAIL_RATE")
 ]

@@ -59,12 +59,28 @@ def go_on(settings: Settings, kind: Kind, output: Output) -> None:
     see_through(settings, command, output, pausable=True, total=command.arguments.get("events"))
 
 
+def give_up(settings: Settings, kind: Kind, output: Output, reason: str | None) -> None:
+    """Withdraw the command of this kind that is under way, and wait until the relay has let it go."""
+    from dovetail_relay.operate.commands import withdraw
+
+    command = under_way(settings, kind)
+    withdraw(settings, command, reason)
+    see_through(settings, command, output, total=command.arguments.get("events"), given_up=True)
+
+
 def see_through(
-    settings: Settings, command: Command, output: Output, *, pausable: bool = False, total: int | None = None
+    settings: Settings,
+    command: Command,
+    output: Output,
+    *,
+    pausable: bool = False,
+    total: int | None = None,
+    given_up: bool = False,
 ) -> None:
     """Follow a command to its end, print it, and end with the code that it deserves.
 
-    `total` is how many events it is about, where that is known: its progress counts them as `after`.
+    `total` is how many events it is about, where that is known: its progress counts them as `after`. `given_up`: that
+    it was withdrawn is what was asked for.
     """
     from dovetail_relay.observe.printable import printable
     from dovetail_relay.operate.commands import follow
@@ -87,7 +103,7 @@ def see_through(
         say(f"command {end.id} is paused; next: the same command with --follow")
     if end.state == "failed" and end.progress.get("nothing"):
         raise NothingToDo(f"NOTHING_TO_DO: {end.outcome}")
-    if end.state in {"failed", "withdrawn"}:
+    if end.state == "failed" or (end.state == "withdrawn" and not given_up):
         raise CommandFailed(f"command {end.id}: {end.outcome}")
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dovetail_relay.cli.choosing import Withdraw
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import invocation
-from dovetail_relay.cli.operator import NEEDS, confirmed, print_one, reason_of, say_one, see_through, under_way
+from dovetail_relay.cli.operator import NEEDS, confirmed, give_up, print_one, reason_of, say_one, see_through, under_way
 from dovetail_relay.cli.words import Output, say
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def recover(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", envvar="DOVETAIL_YES")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Only follow the recovery that is under way.",
                                          envvar="DOVETAIL_FOLLOW")] = False,
+    withdraw: Withdraw = False,
 ) -> None:  # fmt: skip
     """Cure GAP, SLOT_LOST, CHECKPOINT_LOST and DIVERGED: a new slot, and every kept row that is in no topic."""
     from dovetail_relay.operate.commands import submit
@@ -37,6 +39,9 @@ def recover(
 
     given = invocation(context)
     settings = given.settings(needs=NEEDS)
+    if withdraw:
+        give_up(settings, "recover", given.output, reason_of(reason))
+        return
     if follow:
         see_through(settings, under_way(settings, "recover"), given.output)
         return

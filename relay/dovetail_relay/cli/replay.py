@@ -17,13 +17,14 @@ from dovetail_relay.cli.choosing import (
     Since,
     Type,
     Until,
+    Withdraw,
     Yes,
     moment_of,
     uuid_of,
 )
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import Invocation, invocation
-from dovetail_relay.cli.operator import NEEDS, confirmed, go_on, print_one, reason_of, say_one, see_through
+from dovetail_relay.cli.operator import NEEDS, confirmed, give_up, go_on, print_one, reason_of, say_one, see_through
 from dovetail_relay.cli.words import say
 
 if TYPE_CHECKING:
@@ -77,13 +78,14 @@ def replay(
                            envvar="DOVETAIL_FORCE")
     ] = False,
     follow: Follow = False,
+    withdraw: Withdraw = False,
 ) -> None:  # fmt: skip
     """Publish events once more: the same ids, with a header `replay`. An inbox takes none of them twice."""
     given = invocation(context)
-    why = reason_of(reason, required=not (dry_run or follow))
+    why = reason_of(reason, required=not (dry_run or follow or withdraw))
     settings = given.settings(needs=NEEDS)
-    if follow:
-        go_on(settings, "replay", given.output)
+    if withdraw or follow:
+        give_up(settings, "replay", given.output, why) if withdraw else go_on(settings, "replay", given.output)
         return
     _refuse_foreign(settings)
     words = {"ids": event_ids, "key": key, "type": event_type, "since": since, "until": until, "lsn": lsn}

@@ -17,13 +17,14 @@ from dovetail_relay.cli.choosing import (
     Since,
     Type,
     Until,
+    Withdraw,
     Yes,
     chosen_by,
     uuid_of,
 )
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import Invocation, invocation
-from dovetail_relay.cli.operator import NEEDS, confirmed, go_on, print_one, reason_of, see_through
+from dovetail_relay.cli.operator import NEEDS, confirmed, give_up, go_on, print_one, reason_of, see_through
 from dovetail_relay.cli.words import say, show
 
 if TYPE_CHECKING:
@@ -105,12 +106,13 @@ def release(
     reason: Reason = None,
     yes: Yes = False,
     follow: Follow = False,
+    withdraw: Withdraw = False,
 ) -> None:
     """Publish the queues of the chosen messages' keys, each in its order, as far as they can go out now."""
     given = invocation(context)
     chosen = chosen_by(event_id=event_id, key=key, event_type=event_type, since=since, until=until, reason=reason_class)
     _command(given, "release", chosen, everything=everything, rate=rate, dry_run=dry_run,
-             reason=reason_of(reason), yes=yes, follow=follow)  # fmt: skip
+             reason=reason_of(reason), yes=yes, follow=follow, withdraw=withdraw)  # fmt: skip
 
 
 @app.command()
@@ -128,25 +130,26 @@ def discard(
     reason: Reason = None,
     yes: Yes = False,
     follow: Follow = False,
+    withdraw: Withdraw = False,
 ) -> None:
     """Give the chosen messages up, and publish what waited behind them. The rows stay in the outbox."""
     given = invocation(context)
     chosen = chosen_by(event_id=event_id, key=key, event_type=event_type, since=since, until=until, reason=reason_class)
-    why = reason_of(reason, required=not (dry_run or follow))
+    why = reason_of(reason, required=not (dry_run or follow or withdraw))
     _command(given, "discard", chosen, everything=everything, rate=None, dry_run=dry_run,
-             reason=why, yes=yes, follow=follow)  # fmt: skip
+             reason=why, yes=yes, follow=follow, withdraw=withdraw)  # fmt: skip
 
 
 def _command(
     given: Invocation, kind: Kind, chosen: dict[str, Any], *, everything: bool, rate: float | None, dry_run: bool,
-    reason: str | None, yes: bool, follow: bool,
+    reason: str | None, yes: bool, follow: bool, withdraw: bool,
 ) -> None:  # fmt: skip
     from dovetail_relay.operate.commands import submit
     from dovetail_relay.operate.stuck import taken_up
 
     settings = given.settings(needs=NEEDS)
-    if follow:
-        go_on(settings, kind, given.output)
+    if withdraw or follow:
+        give_up(settings, kind, given.output, reason) if withdraw else go_on(settings, kind, given.output)
         return
     if not everything and not any(chosen.values()):
         raise typer.BadParameter("choose some: --id, --key, --type, --class, --since, --until, or --all")

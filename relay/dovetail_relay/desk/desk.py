@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from dovetail_relay.desk.arguments import problem
@@ -58,6 +59,7 @@ class OperatorDesk:
         self._plan: dict[str, Any] | None = None
         self._not_before = 0.0
         self._finished = False
+        self._waits = False
         self._look_due = False
         self._end: tuple[End, str] | None = None  # what is to be settled as soon as the audit log is free
 
@@ -87,8 +89,7 @@ class OperatorDesk:
         if command is None:
             self._drop()
         elif command.wanted == "withdraw":
-            self._drop()
-            self._session.rows(queries["desk_withdraw"], {"id": command.id, "outcome": "what was done stays"})
+            self._withdraw(command)
         elif command.wanted == "pause":
             self._drop()
             if command.state != "paused":
@@ -99,6 +100,12 @@ class OperatorDesk:
             self._settle(*self._end)
         elif self._finished:
             self._finish()
+
+    def _withdraw(self, command: Command) -> None:
+        self._drop()
+        self._session.rows(queries["desk_spare"], {"relay": self._relay, "command": command.id})
+        with suppress(PostgresUnavailable):  # somebody holds the audit log: with the next look
+            self._commands.settle(command.id, "withdrawn", "withdrawn; what was done stays")
 
     def _take(self, command: Command) -> None:
         if not self._commands.take(command):
@@ -124,6 +131,7 @@ class OperatorDesk:
 
     def _drop(self) -> None:
         self._command = self._task = self._end = None
+        self._waits = False
 
     # -- its steps ----------------------------------------------------------------------------------------------------
 
@@ -134,6 +142,12 @@ class OperatorDesk:
         command, task = self._command, self._task
         if command is None or task is None or self._finished or self._end or self._clock() < self._not_before:
             return None
+        if not task.ready(base):
+            if not self._waits:
+                self._waits = True
+                self._commands.progress(command.id, waits="until what was committed before it is out")
+            return None
+        self._waits = False
         rate = command.arguments.get("rate")
         most = self._most if rate is None else max(1, min(self._most, int(rate)))
         work = task.step(self._number + 1, most, self._most_bytes)
@@ -149,7 +163,7 @@ class OperatorDesk:
 
     def _write_plan(self, command: Command, work: Work) -> None:
         self._plan = {**work.facts, "step": self._number}
-        self._commands.progress(command.id, planned=self._plan)
+        self._commands.progress(command.id, planned=self._plan, waits=None)
 
     def confirmed(self, step: CommandStep) -> None:
         command, task, plan = self._command, self._task, self._plan

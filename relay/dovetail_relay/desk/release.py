@@ -15,7 +15,7 @@ from dovetail_relay.decode.pgoutput import standard_row
 from dovetail_relay.desk.task import Counts, Work, place_in, row_of
 from dovetail_relay.errors import StuckMessage
 from dovetail_relay.intake import Intake
-from dovetail_relay.nouns import Hold, Place, Record, UnkeptRecord
+from dovetail_relay.nouns import Checkpoint, Hold, Place, Record, UnkeptRecord
 from dovetail_relay.source.commands import Command
 from dovetail_relay.source.lead import LockSession
 from dovetail_schemas.sql import queries
@@ -41,6 +41,10 @@ class Release:
         self._step: dict[Place, tuple[int, Hold]] = {}
         if self._discards:
             session.rows(queries["desk_condemn"], self._chosen)
+
+    def ready(self, base: Checkpoint) -> bool:
+        del base
+        return True
 
     def step(self, number: int, most: int, most_bytes: int) -> Work | None:
         self._began_after = self._after

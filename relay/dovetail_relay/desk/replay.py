@@ -12,7 +12,7 @@ from dovetail_relay.decode.pgoutput import standard_row
 from dovetail_relay.desk.task import Counts, Work, row_of, stored_place
 from dovetail_relay.errors import StuckMessage
 from dovetail_relay.intake import Intake
-from dovetail_relay.nouns import Place, Record
+from dovetail_relay.nouns import Checkpoint, Place, Record, parse_lsn
 from dovetail_relay.source.commands import Command
 from dovetail_relay.source.lead import LockSession
 from dovetail_schemas.headers import REPLAY
@@ -33,7 +33,14 @@ class Replay:
         self._counts = counts
         self._refused: set[Place] = set()
         self._closed: dict[str, str] = {}
+        # An event that was committed and is not out yet would be published twice, and overtake those before it.
+        self._written_at = parse_lsn(session.rows(queries["parked_written_at"], {})[0]["lsn"])
         self._mark = (REPLAY, str(command.id).encode())
+
+    def ready(self, base: Checkpoint) -> bool:
+        if base.backfill is not None:
+            return False
+        return max(base.end_lsn, self._intake.ledger.idle_lsn() or base.end_lsn) >= self._written_at
 
     def step(self, number: int, most: int, most_bytes: int) -> Work | None:
         del number

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dovetail_relay.nouns import LSN_ZERO, Place, Record, parse_lsn
+from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Place, Record, parse_lsn
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,10 @@ class Work:
 
 class Task(Protocol):
     """Not thread-safe; talks to the database over the leader's lock session."""
+
+    def ready(self, base: Checkpoint) -> bool:
+        """Whether its first step may go, where everything up to `base` is out."""
+        ...
 
     def step(self, number: int, most: int, most_bytes: int) -> Work | None:
         """The next step, of at most so many records and so many bytes of payload, but at least one record.

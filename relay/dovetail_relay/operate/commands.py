@@ -26,6 +26,15 @@ from dovetail_schemas.sql import queries
 
 Say = Callable[[str], None]
 
+# What an operator types for each kind.
+TYPED: Final[Mapping[Kind, str]] = {
+    "release": "dovetail stuck release",
+    "discard": "dovetail stuck discard",
+    "replay": "dovetail replay",
+    "recover": "dovetail recover",
+    "accept": "dovetail relay accept",
+}
+
 _LOOK_SECONDS: Final = 0.3
 # A halted relay looks for commands every 5 s, and a leader's death is noticed within a lease of 10 s.
 _PATIENCE_SECONDS: Final = 12.0
@@ -90,6 +99,19 @@ def want(settings: Settings, command: Command, wanted: str, reason: str | None =
                 after={"command": command.id, "actor": command.actor, "state": row["state"]},
             )  # fmt: skip
     return None if row is None else str(row["state"])
+
+
+def withdraw(settings: Settings, command: Command, reason: str | None) -> None:
+    """Tell the relay to end it; what was done stays. Raises CommandUnderWay where it goes to its end all the same."""
+    if command.kind in FOR_HALTED and (
+        command.state != "pending" or want(settings, command, "withdraw", reason) != "withdrawn"
+    ):
+        raise CommandUnderWay(
+            f"command {command.id} ({command.kind}) has begun and goes to its end",
+            remedy=f"{TYPED[command.kind]} --follow",
+        )
+    if command.kind not in FOR_HALTED:
+        want(settings, command, "withdraw", reason)
 
 
 def follow(
@@ -185,5 +207,6 @@ def _under_way(connection: Session, relay: str, kind: Kind) -> CommandUnderWay:
     other = Command(**found[0])
     since = other.created_at.isoformat(timespec="seconds")
     return CommandUnderWay(
-        f"command {other.id} ({other.kind}) of {other.actor}, {other.state} since {since}, comes first"
+        f"command {other.id} ({other.kind}) of {other.actor}, {other.state} since {since}, comes first",
+        remedy=f"{TYPED[other.kind]} --follow, or --withdraw to end it",
     )

@@ -9,7 +9,7 @@ class CommandUnderWay(Misconfigured):
     """Another command of the same class is not settled yet: one operator at a time."""
 
     name = "COMMAND_UNDER_WAY"
-    default_remedy = "the same command with --follow, or wait for its end"
+    default_remedy = "dovetail audit list"
 
 
 class CommandFailed(Misconfigured):

@@ -17,6 +17,7 @@ from dovetail_relay.config import Role, Settings, conninfo, scrubbed
 from dovetail_relay.errors import Misconfigured, ServerUnreachable
 from dovetail_relay.setup.problems import LoginRefused, PermissionMissing, PoolerBetween, TlsFailed
 from dovetail_relay.setup.tls import tls_remedy
+from dovetail_schemas.sql import queries
 
 Session = psycopg.Connection[DictRow]
 
@@ -44,6 +45,9 @@ def session(settings: Settings, role: Role) -> Iterator[Session]:
         named_errors(settings, role),
         Session.connect(conninfo(settings, role), autocommit=True, row_factory=dict_row) as connection,
     ):
+        if role == "operator":
+            # What was asked for, and its entry in the audit log.
+            connection.execute(queries["session_durable"])
         yield connection
 
 

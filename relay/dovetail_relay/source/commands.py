@@ -20,7 +20,7 @@ from dovetail_relay.source.replication import server_error
 from dovetail_schemas.sql import queries
 
 Kind = Literal["release", "discard", "replay", "recover", "accept"]
-End = Literal["done", "failed"]
+End = Literal["done", "failed", "withdrawn"]
 
 # A halted relay does these; the others are for one that streams.
 FOR_HALTED: Final[tuple[Kind, ...]] = ("accept", "recover")

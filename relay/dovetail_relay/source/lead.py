@@ -90,6 +90,8 @@ class LockSession:
         self.leads = False
         try:
             self._connection = psycopg.connect(conninfo, autocommit=True)
+            # Kafka is told to go on because of what is written here: a parked row, the mark of a command's step.
+            self._connection.execute(queries["session_durable"])
         except psycopg.Error as error:
             raise server_error(error, "PostgreSQL") from error
 
@@ -99,8 +101,15 @@ class LockSession:
         return self._connection
 
     def fileno(self) -> int:
-        """The socket: readable while idle means that the server has something to say, such as its shutdown."""
-        return self._connection.fileno()
+        """The socket: readable while idle means that the server has something to say, such as its shutdown.
+
+        Raises as `pulse` does where the session is gone.
+        """
+        try:
+            return self._connection.fileno()
+        except psycopg.Error as error:
+            gone = server_error(error, "PostgreSQL")
+            raise self._lost(gone) if self.leads else gone from error
 
     def try_lead(self) -> bool:
         """Take the lead if it is free."""
@@ -146,7 +155,7 @@ class LockSession:
             row = self.rows(queries["relay_pulse"], {"slot": self._slot})[0]
         except Exception as error:
             if self.leads:
-                raise LeadLost(f"the lock session is gone: {error}") from error
+                raise self._lost(error) from error
             raise
         return Pulse(
             xmin=row["xmin"],
@@ -233,6 +242,10 @@ class LockSession:
         """Give up both locks with the session."""
         self.leads = False
         self._connection.close()
+
+    @staticmethod
+    def _lost(error: Exception) -> LeadLost:
+        return LeadLost(f"the lock session is gone: {error}")
 
     def _try(self, key: int) -> bool:
         return bool(self.rows(queries["relay_try_lock"], {"key": key})[0]["locked"])

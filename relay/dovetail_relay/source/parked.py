@@ -6,13 +6,13 @@ and carries its position: what lies beyond the checkpoint belongs to a batch tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import psycopg
 
-from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Hold, Lsn, Parked, Place, lsn_text, parse_lsn
+from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Hold, Lsn, Parked, Place, lsn_text, parse_lsn, unrouted
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.replication import server_error
 from dovetail_schemas.sql import queries
@@ -64,6 +64,16 @@ class ParkedRows:
                 "backfill": durable.backfill,
             },
         )
+
+    def follow(self, topic_of: Callable[[str], str | None]) -> None:
+        """The configuration may be a new one: what waits holds its keys in the topics where their events go now."""
+        for row in self._session.rows(queries["parked_topics"], {"relay": self._relay}):
+            before, aggregatetype = row["hold_topic"], row["aggregatetype"]
+            now = topic_of(aggregatetype)
+            # Those that had no route have a queue that their type keeps.
+            if now is not None and now != before and before != unrouted(aggregatetype):
+                values = {"relay": self._relay, "from": before, "to": now, "aggregatetype": aggregatetype}
+                self._session.rows(queries["parked_follow"], values)
 
     def held(self) -> Iterator[Hold]:
         """The keys that are held."""

@@ -136,8 +136,7 @@ ORDER BY event.n
 -- A command that an operator paused or let run again; the leader says so.
 UPDATE dovetail.command SET state = %(state)s WHERE id = %(id)s AND state IN ('pending', 'running', 'paused')
 
--- name: desk_withdraw
--- A running or paused command that its operator gave up: what was done stays.
-UPDATE dovetail.command SET state = 'withdrawn', outcome = %(outcome)s, settled_at = clock_timestamp()
-WHERE id = %(id)s AND state IN ('pending', 'running', 'paused')
-RETURNING kind, actor, reason, progress
+-- name: desk_spare
+-- Rows that a withdrawn command would have had the relay pass over: it stands before them again.
+UPDATE dovetail.parked SET state = 'halting', command = NULL
+WHERE relay = %(relay)s AND command = %(command)s AND state = 'condemned'

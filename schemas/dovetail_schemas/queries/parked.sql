@@ -73,3 +73,12 @@ SELECT (SELECT count(*) FROM waiting) + standing.messages AS messages,
     (SELECT count(DISTINCT (hold_topic, hold_key)) FROM waiting) AS keys,
     standing.messages AS standing_before
 FROM standing
+
+-- name: parked_topics
+-- Where the types of the rows that wait were to go when they were parked.
+SELECT DISTINCT hold_topic, aggregatetype FROM dovetail.parked WHERE relay = %(relay)s AND state = 'parked'
+
+-- name: parked_follow
+-- Rows whose type goes to another topic now: they are before what will go there.
+UPDATE dovetail.parked SET hold_topic = %(to)s
+WHERE relay = %(relay)s AND state = 'parked' AND hold_topic = %(from)s AND aggregatetype = %(aggregatetype)s

@@ -141,3 +141,7 @@ WHERE name = %(relay)s
 UPDATE dovetail.relay
 SET starts = 0, starts_at = NULL, suspect_lsn = NULL, suspect_index = NULL, suspect_starts = 0
 WHERE name = %(relay)s AND (starts > 0 OR suspect_lsn IS NOT NULL)
+
+-- name: session_durable
+-- What this session commits survives a crash of the server, whatever the default of the role or the database is.
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
