@@ -172,7 +172,7 @@ class ConfigInvalid(Misconfigured):
     """All problems of a configuration at once, each with its dotted path."""
 
     name = "CONFIG_INVALID"
-    default_remedy = "dovetail config show"
+    default_remedy = "correct it, then dovetail doctor"
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))

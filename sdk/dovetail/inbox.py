@@ -103,7 +103,7 @@ class Receiving:
         if self._schemas is None:
             raise SchemaUnknown(
                 f"the schema {schema_id} belongs to none of this inbox's types; pass schemas=, for example "
-                "dovetail.registry.HttpSchemas('http://relay:8080')"
+                "dovetail.registry.HttpSchemas('http://relay:8642')"
             )
         return self._schemas.codec(schema_id)
 

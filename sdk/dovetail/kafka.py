@@ -19,6 +19,7 @@ from dovetail.event import EventType
 from dovetail.inbox import Delivery, Schemas
 from dovetail.psycopg import Inbox, connect
 from dovetail_schemas import headers as header_names
+from dovetail_schemas.sql import queries
 
 Handler = Callable[[psycopg.Connection[Any], Delivery], object]
 Connect = Callable[[], psycopg.Connection[Any]]
@@ -28,6 +29,8 @@ _H = TypeVar("_H", bound=Handler)
 _PROMISES = {"isolation.level": "read_committed", "enable.auto.commit": False, "enable.auto.offset.store": False}
 _DEFAULTS = {"auto.offset.reset": "earliest"}
 _POLL_SECONDS = 0.5
+_POLL_INTERVAL_MS = 300_000  # librdkafka's own default
+_SILENCE_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 # Trying again cannot help these; the message itself is at fault.
@@ -117,7 +120,9 @@ class Consumer:
         """Consume until `stop`. Raises `HandlerFailed` or `ConsumerFailed`; everything before is committed."""
         topics = self._ready()
         # Not before: a module that makes a consumer may be imported where no server is known.
-        client = self._confluent.Consumer(self._config or _configuration(environment.kafka(), self._consumer))
+        config = self._config or _configuration(environment.kafka(), self._consumer)
+        spoken = {"error_cb": _Spokesman(self._confluent, config).on_error, "logger": _Quiet()}
+        client = self._confluent.Consumer({**spoken, **config})
         try:
             client.subscribe(topics, on_assign=_assigned, on_revoke=_revoked, on_lost=_lost)
             while not self._stopping.is_set():
@@ -211,6 +216,7 @@ class Consumer:
         connection = self._connected()
         try:
             with connection.transaction():
+                psycopg.RawCursor(connection).execute(queries["inbox_patience"], (str(self._handler_ms()),))
                 for message in filter(self._is_wanted, messages):
                     with self._inbox.receive(connection, message) as delivery:
                         handler = self._handlers.get(delivery.type, self._handler)
@@ -219,6 +225,10 @@ class Consumer:
         finally:
             if connection.broken:
                 self._disconnect()
+
+    def _handler_ms(self) -> int:
+        """For how long Kafka lets a consumer work between two polls; then its partitions go to another one."""
+        return int((self._config or {}).get("max.poll.interval.ms", _POLL_INTERVAL_MS))
 
     def _is_wanted(self, message: Any) -> bool:
         """Whether somebody handles it. What is passed over leaves no receipt: nothing was done about it.
@@ -253,6 +263,31 @@ class Consumer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class _Quiet:
+    """librdkafka's own log: a line for each attempt of each broker. What it means is said by the consumer."""
+
+    def log(self, level: int, message: str, *arguments: Any) -> None:
+        _log.debug(message, *arguments, extra={"librdkafka_level": level})
+
+
+class _Spokesman:
+    """Says that Kafka does not answer, first at once and then rarely."""
+
+    def __init__(self, confluent: ModuleType, config: Mapping[str, Any]) -> None:
+        self._away = {confluent.KafkaError._ALL_BROKERS_DOWN, confluent.KafkaError._TRANSPORT}
+        self._servers = config.get("bootstrap.servers")
+        self._silent_until = 0.0
+
+    def on_error(self, error: Any) -> None:
+        """Called by the client while it polls."""
+        now = time.monotonic()
+        if error.code() not in self._away:
+            _log.warning("kafka: %s", error.str())
+        elif now >= self._silent_until:
+            self._silent_until = now + _SILENCE_SECONDS
+            _log.warning("Kafka at %s does not answer; waiting until it does", self._servers)
 
 
 def _import_confluent() -> ModuleType:

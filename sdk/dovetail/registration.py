@@ -52,8 +52,7 @@ def is_lasting(kind: str, rows: Rows) -> bool:
     """
     if not rows:
         raise SchemaNotRegistered(
-            f"{kind}: this database does not know its schema; "
-            f"call dovetail.register(conn, {kind}) at start-up, or run `dovetail schema push`"
+            f"{kind}: this database does not know its schema; call dovetail.register(conn, {kind}) at start-up"
         )
     return bool(rows[0][0])
 

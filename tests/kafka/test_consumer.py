@@ -81,6 +81,31 @@ class Shop:
             asking.close()
 
 
+# A consumer that freezes inside its first handler, and ends by itself once it has gone on.
+FROZEN = """
+import sys, time
+from dovetail.kafka import Consumer
+from support.shop import OrderPlaced
+
+servers, topic, dsn = sys.argv[1:]
+
+def handle(conn, delivery):
+    conn.execute("INSERT INTO effect (what) VALUES (%s)", (str(delivery.event.order_id),))
+    print("inside", flush=True)
+    began = time.monotonic()
+    while time.monotonic() - began < 2:
+        time.sleep(0.01)
+    consumer.stop()
+
+consumer = Consumer(
+    {"bootstrap.servers": servers, "group.id": f"{topic}-shipping", "session.timeout.ms": 6000,
+     "max.poll.interval.ms": 6000},
+    consumer="shipping", topics=[topic], database=dsn, handler=handle, types=[OrderPlaced], patience_seconds=20,
+)
+consumer.run()
+"""
+
+
 @pytest.fixture
 def shop(outbox_database):
     return Shop(outbox_database)
@@ -268,6 +293,34 @@ consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "session
 signal.signal(signal.SIGTERM, lambda *_: consumer.stop())
 consumer.run()
 """
+
+
+def test_a_frozen_consumer_holds_up_its_successor_no_longer_than_a_handler_may_take(shop, conn):
+    shop.send(1, 2)
+    frozen = subprocess.Popen(
+        [sys.executable, "-c", FROZEN, shop.endpoints.bootstrap_servers, shop.topic, shop.endpoints.app_dsn], cwd=TESTS,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert frozen.stdout.readline() == "inside\n"
+        frozen.send_signal(signal.SIGSTOP)
+        with running(shop.consumer(kafka={"max.poll.interval.ms": 6000})):
+            wait_until(lambda: sorted(effects(conn)) == [1, 2], 60, "the other one has taken over")
+        frozen.send_signal(signal.SIGCONT)
+        assert frozen.wait(30) == 0, "it goes on without what it had in hand"
+    finally:
+        frozen.kill()
+        frozen.wait()
+        frozen.stdout.close()
+    assert sorted(effects(conn)) == [1, 2]
+
+
+def test_a_consumer_says_once_that_kafka_does_not_answer(shop, caplog, capfd):
+    consumer = shop.consumer(kafka={"bootstrap.servers": "127.0.0.1:1"})
+    with running(consumer):
+        wait_until(lambda: "does not answer" in caplog.text, 20, "it says so")
+    assert caplog.text.count("Kafka at 127.0.0.1:1 does not answer; waiting until it does") == 1
+    assert "FAIL" not in capfd.readouterr().err
 
 
 def test_a_killed_process_leaves_no_effect_undone_and_a_terminated_one_ends_well(shop, conn):

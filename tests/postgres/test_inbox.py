@@ -49,6 +49,14 @@ def test_the_second_delivery_of_an_event_is_not_fresh_and_fails_nothing(conn):
     assert effects(conn) == ["7"]
 
 
+@pytest.mark.parametrize(("default", "inside"), [("off", "on"), ("remote_apply", "remote_apply")])
+def test_a_receipt_survives_a_crash_of_the_server_whatever_the_default_is(conn, default, inside):
+    conn.execute(f"SET synchronous_commit = {default}")
+    with conn.transaction(), inbox.receive(conn, message()):
+        assert conn.execute("SHOW synchronous_commit").fetchone() == (inside,)
+    assert conn.execute("SHOW synchronous_commit").fetchone() == (default,)
+
+
 def test_a_duplicate_leaves_the_transaction_usable(conn):
     take(conn, message())
     with conn.transaction():

@@ -83,7 +83,7 @@ def test_in_autocommit_the_statement_is_a_transaction_of_its_own(conn, owner):
 def test_a_type_without_a_schema_is_refused_and_told_how_to_get_one(conn, owner):
     with pytest.raises(psycopg.errors.UndefinedObject, match='type "OrderLost" has no schema') as caught:
         conn.execute(PUBLISH, ("order", "1", "OrderLost", "{}"))
-    assert "dovetail schema push" in caught.value.diag.message_hint
+    assert "dovetail.register(conn" in caught.value.diag.message_hint
     assert not rows(owner)
 
 

@@ -3,6 +3,7 @@
 import builtins
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -251,3 +252,17 @@ def test_the_relay_loads_nothing_that_only_other_commands_need() -> None:
     roots, ours = (set(line.split()) for line in done.stderr.splitlines())
     assert not roots & {"rich", "pydantic", "jinja2", "dovetail_local", "confluent_kafka", "typer", "click"}
     assert not {name for name in ours if ".setup" in name or name.endswith((".cli.init", ".cli.doctor"))}
+
+
+def test_every_command_that_a_message_names_is_there() -> None:
+    root = Path(__file__).parents[2]
+    named = {
+        (match[1], file.name)
+        for folder in ("sdk", "relay", "schemas", "local")
+        for file in (*(root / folder).rglob("*.py"), *(root / folder).rglob("*.sql"))
+        for match in re.finditer(r"(?:remedy ?= ?f?\"|`|next: )dovetail ([a-z]+)", file.read_text())
+    }
+    assert named, "messages name commands"
+    assert {
+        each for each in named if each[0] not in commands.TOP or not commands.exists(commands.TOP[each[0]])
+    } == set()

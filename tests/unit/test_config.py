@@ -86,7 +86,8 @@ def test_what_is_missing_is_told_at_once_with_its_variables() -> None:
         load(None, {})
     assert caught.value.problems == (
         "postgres.dsn, kafka.bootstrap_servers: are not set; "
-        "set them in the file or in DOVETAIL_POSTGRES__DSN and DOVETAIL_KAFKA__BOOTSTRAP_SERVERS",
+        "set them in the file or in DOVETAIL_POSTGRES__DSN and DOVETAIL_KAFKA__BOOTSTRAP_SERVERS, "
+        'or for local servers: dovetail local up; eval "$(dovetail local env)"',
     )
     with pytest.raises(ConfigInvalid, match=r"^kafka.bootstrap_servers: is not set; set it in the file or in "):
         load(None, {}, needs=("kafka.bootstrap_servers",))

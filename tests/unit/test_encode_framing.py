@@ -40,7 +40,7 @@ def test_an_unknown_schema_is_a_lookup_error_that_becomes_a_stuck_message() -> N
     assert isinstance(caught.value, UnknownFingerprint)
     stuck = caught.value.stuck()
     assert stuck.reason == "schema"
-    assert "dovetail schema push" in str(stuck)
+    assert "dovetail.register(conn" in str(stuck)
 
 
 def test_a_json_row_whose_schema_came_without_its_text_is_stuck_until_it_comes() -> None:

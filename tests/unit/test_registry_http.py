@@ -134,7 +134,7 @@ def test_a_write_is_refused_with_the_command_that_does_it(registry: BuiltinRegis
     status, headers, body = ask(registry, "/subjects/orders-value/versions", method)
     assert (status, headers["allow"]) == (405, "GET, HEAD")
     assert json.loads(body)["error_code"] == 405
-    assert "dovetail schema push" in json.loads(body)["message"]
+    assert "dovetail.register(conn" in json.loads(body)["message"]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def accept(
     reason: Annotated[str | None, typer.Option(help="Why; for the audit log.", envvar="DOVETAIL_REASON")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what was recorded and what is now.",
                                           envvar="DOVETAIL_DRY_RUN")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", envvar="DOVETAIL_YES")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Only follow the one that is under way.",
                                          envvar="DOVETAIL_FOLLOW")] = False,
     withdraw: Withdraw = False,

@@ -25,7 +25,7 @@ Until = Annotated[
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which events.", envvar="DOVETAIL_DRY_RUN")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why; for the audit log.", envvar="DOVETAIL_REASON")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.", envvar="DOVETAIL_YES")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Follow = Annotated[
     bool, typer.Option("--follow", help="Follow the one that is under way; go on with a paused one.",
                        envvar="DOVETAIL_FOLLOW")

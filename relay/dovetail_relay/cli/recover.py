@@ -28,7 +28,7 @@ def recover(
     new_epoch: Annotated[bool, typer.Option("--new-epoch", help="Go on although the server is another one, or has lost "
                                             "what was published (DIVERGED).", envvar="DOVETAIL_NEW_EPOCH")] = False,
     reason: Annotated[str | None, typer.Option(help="Why; for the audit log.", envvar="DOVETAIL_REASON")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.", envvar="DOVETAIL_YES")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Only follow the recovery that is under way.",
                                          envvar="DOVETAIL_FOLLOW")] = False,
     withdraw: Withdraw = False,

@@ -74,8 +74,7 @@ def replay(
     reason: Reason = None,
     yes: Yes = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Also into compacted topics, and what is older than an inbox knows.",
-                           envvar="DOVETAIL_FORCE")
+        bool, typer.Option("--force", help="Also into compacted topics, and what is older than an inbox knows.")
     ] = False,
     follow: Follow = False,
     withdraw: Withdraw = False,

@@ -31,7 +31,8 @@ class UnknownFingerprint(LookupError):
     def stuck(self) -> StuckMessage:
         """What it becomes when nobody knows the schema."""
         return StuckMessage(
-            f"schema {self.fingerprint.hex()} is in no registry; run `dovetail schema push`",
+            f"schema {self.fingerprint.hex()} is in no registry; its service registers it: dovetail.register(conn, …) "
+            "at start-up",
             event_id=self.event_id,
             reason="schema",
         )

@@ -81,7 +81,8 @@ def _books(seen: Seen) -> list[Finding]:
 def _database(database: DatabaseSide, seen: Seen) -> list[Finding]:
     found: list[Finding] = []
     if database.epoch is None:
-        found.append(Finding("MISCONFIGURED", f"the database has no relay {seen.relay!r}", "dovetail init"))
+        # All else that is not there follows from it.
+        return [Finding("MISCONFIGURED", f"the database has no relay {seen.relay!r}", "dovetail init")]
     if database.in_recovery:
         found.append(
             Finding("MISCONFIGURED", "this PostgreSQL is a standby; the relay needs the primary", "dovetail doctor")
@@ -121,7 +122,7 @@ def _slot(slot: Slot | None, name: str) -> list[Finding]:
 
 def _checkpoint(seen: Seen) -> list[Finding]:
     kafka, database = seen.kafka, seen.database
-    if kafka is None:
+    if kafka is None or (database is not None and database.epoch is None):
         return []
     if kafka.problem is not None:
         return [Finding(CheckpointLost.name, kafka.problem, CheckpointLost.default_remedy)]

@@ -17,7 +17,7 @@ from uuid import UUID
 from confluent_kafka import murmur2
 
 from dovetail_relay.config import Settings
-from dovetail_relay.errors import CheckpointLost
+from dovetail_relay.errors import CheckpointLost, Misconfigured
 from dovetail_relay.nouns import Checkpoint
 from dovetail_relay.observe import topics as kafka
 from dovetail_relay.observe.database import role_of
@@ -26,6 +26,7 @@ from dovetail_relay.reconcile.sums import HOUR, MINUTE, Added, Slice, sliced
 from dovetail_relay.reconcile.table import Row, Table
 from dovetail_relay.reconcile.window import Moment, Window, window
 from dovetail_relay.setup.connect import session
+from dovetail_relay.setup.slot import relay_row
 
 # Ids that are held at a time, from both sides: some 200 MB.
 _IDS_AT_ONCE: Final = 1_000_000
@@ -114,6 +115,8 @@ def reconcile(
 ) -> Report:
     """Compare outbox and topics. Raises what the servers' sides raise, NotStarted, NoSuchTopic and NoWindow."""
     with kafka.topics_of(settings) as consumer, session(settings, role_of(settings)) as connection:
+        if relay_row(connection, settings) is None:
+            raise Misconfigured(f"the database has no relay {settings.relay.name!r}", remedy="dovetail init")
         counts = consumer.partitions()
         if missing := [topic for topic in topics if topic not in counts]:
             raise NoSuchTopic(", ".join(missing))

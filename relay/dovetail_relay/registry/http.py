@@ -103,7 +103,7 @@ class _RegistryApp:
             case ["subjects", subject] if environ["REQUEST_METHOD"] == "POST":
                 wanted = _schema_in(body)
             case _:
-                message = "this port only reads; `dovetail schema push` registers schemas"
+                message = "this port only reads; services register schemas: dovetail.register(conn, …) at start-up"
                 raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.METHOD_NOT_ALLOWED.value, message)
         versions = self._registry.versions(subject)
         if not versions:

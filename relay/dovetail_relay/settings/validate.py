@@ -13,6 +13,8 @@ from dovetail_relay.settings.sections import Kafka, Outbox, Postgres, Route
 # Topics of Dovetail's own: an event there would be taken for a checkpoint or a schema.
 RESERVED_PREFIXES = ("dovetail.checkpoint.", "dovetail.schemas", "__")
 
+_LOCAL = 'dovetail local up; eval "$(dovetail local env)"'
+
 
 def reserved_topic(topic: str) -> bool:
     """Whether no event may ever go there."""
@@ -51,7 +53,10 @@ def validate(
         # One line, however many there are: whoever configures nothing has made one mistake.
         are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
         variables = " and ".join("DOVETAIL_" + path.replace(".", "__").upper() for path in missing)
-        problems.append(f"{', '.join(missing)}: {are} not set; set {them} in the file or in {variables}")
+        problems.append(
+            f"{', '.join(missing)}: {are} not set; set {them} in the file or in {variables}, "
+            f"or for local servers: {_LOCAL}"
+        )
     return problems
 
 

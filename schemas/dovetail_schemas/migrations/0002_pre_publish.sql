@@ -20,7 +20,7 @@ BEGIN
     IF found IS NULL THEN
         RAISE EXCEPTION 'dovetail.publish: type "%" has no schema in this database', left(newest_schema.type, 80)
             USING ERRCODE = 'undefined_object',
-                HINT = 'Register one first: dovetail.register(conn, …) at start-up, or `dovetail schema push`.';
+                HINT = 'Register one first: dovetail.register(conn, …) at start-up.';
     END IF;
     RETURN found;
 END
