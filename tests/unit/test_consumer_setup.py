@@ -6,6 +6,10 @@ from dovetail.kafka import Consumer
 from support.shop import OrderPlaced, OrderShipped
 
 
+def record(_conn, _delivery):
+    """A handler that is never called."""
+
+
 @pytest.mark.parametrize(
     "kafka",
     [{"enable.auto.commit": True}, {"isolation.level": "read_uncommitted"}, {"enable.auto.offset.store": "true"}],
