@@ -14,7 +14,6 @@ from dovetail_relay.errors import (
     CheckpointLost,
     CheckpointMoved,
     Diverged,
-    Fenced,
     Gap,
     Misconfigured,
     PublicationChanged,
@@ -172,12 +171,6 @@ class Machine:
             self.torn = self.attempt
             self.attempt = replace(self.attempt, seq=self.attempt.seq + 1, writer=self._writer)
         return Step.RESEND
-
-    def fenced(self, *, lock_held: bool) -> Step:
-        """`_FENCED` is no proof of a successor: a transaction that outlived its timeout says the same. Ask the lock."""
-        if not lock_held:
-            raise Fenced("a successor took the lead")
-        return self.unknown()
 
     def _settle(self) -> None:
         if self.attempt is None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from dovetail_relay.desk.port import Desk
+from dovetail_relay.errors import Fenced as FencedOff
 from dovetail_relay.errors import Halt, KafkaUnavailable, PoisonHeld
 from dovetail_relay.fencing import Fenced, fence_and_read, patience
 from dovetail_relay.flight import InFlight, Limits
@@ -274,11 +275,10 @@ class Pipeline:
         self.in_flight = flight
         due = flight.write or self._clock() - self._checkpoint_at >= LAZY_CHECKPOINT_SECONDS
         flight.write = self.machine.must_write(lazy=self._lazy, due=due)
-        outcome = self._publisher.send(flight.batch.records)
-        if outcome is not None:
-            self._recycle(outcome)
-            return
-        self._side.submit(partial(self._publisher.settle, flight.checkpoint, write=flight.write))
+        if (outcome := self._publisher.send(flight.batch.records)) is not None:
+            self._recycle(flight, outcome)
+        else:
+            self._side.submit(partial(self._publisher.settle, flight.checkpoint, write=flight.write))
 
     def _write_parked(self, batch: Batch) -> Lsn:
         written = self._leftovers.write(batch, self.machine.durable.epoch)
@@ -324,26 +324,26 @@ class Pipeline:
             self.machine.delivered()
             self._finished(flight, outcome.commit_seconds)
         else:
-            flight.all_acknowledged = outcome.all_acknowledged
-            self._recycle(outcome)
+            self._recycle(flight, outcome)
 
-    def _recycle(self, outcome: Outcome) -> None:
+    def _recycle(self, flight: InFlight, outcome: Outcome) -> None:
         self._telemetry.recycled(outcome.reason)
-        if self.in_flight is not None:
-            self.in_flight.refusals = outcome.refusals
+        flight.all_acknowledged, flight.refusals = outcome.all_acknowledged, outcome.refusals
         # Refused, and nobody knows which: sent once more, each record in a request of its own.
         self._publisher.isolate(alone=bool(outcome.refusals) and not told(outcome.refusals))
-        if outcome.result is Result.FENCED:
-            self.machine.fenced(lock_held=self._lock_held())
-        else:
-            self.machine.unknown()
+        # Fenced is no proof of a successor: a transaction that outlived its timeout says the same. The lock is asked.
+        self.machine.unknown()
         self._attempts = 0
         self._fence_again()
 
-    def _fence_again(self) -> None:
-        # Before each fencing the lock must answer: a woken zombie would fence its successor otherwise.
+    def _keep_lead(self) -> None:
+        """Ask the lock before each fencing, or a woken zombie would fence its successor; and once more behind it: one
+        that was frozen in between has done so, and sends nothing with the producer that it got."""
         if not self._lock_held():
-            self.machine.fenced(lock_held=False)
+            raise FencedOff("a successor took the lead")
+
+    def _fence_again(self) -> None:
+        self._keep_lead()
         self._side.submit(partial(fence_and_read, self._publisher, patience(self._attempts)))
         self._attempts += 1
 
@@ -352,17 +352,17 @@ class Pipeline:
         if flight is None:
             raise RuntimeError("a recycling without a batch")
         step = self.machine.recycled(found, all_acknowledged=flight.all_acknowledged)
+        self._keep_lead()
         if step is Step.CONFIRM:
             self._confirmed(flight, 0.0)
-            return
-        if self.machine.attempt is None:
+        elif self.machine.attempt is None:
             raise RuntimeError("nothing to send again")
-        if causes := told(flight.refusals):
+        elif causes := told(flight.refusals):
             # It did not commit, and it is known why.
             self._give_up(flight.batch, *self._leftovers.refuse(flight.batch, causes, self._clock()))
-            return
-        self._write_parked(flight.batch)
-        self._dispatch(InFlight(flight.batch, self.machine.attempt, flight.sent_at, flight.write))
+        else:
+            self._write_parked(flight.batch)
+            self._dispatch(InFlight(flight.batch, self.machine.attempt, flight.sent_at, flight.write))
 
     def _confirmed(self, flight: InFlight, commit_seconds: float) -> None:
         self._checkpoint_at = self._clock()

@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 
 from dovetail_relay import rebase
 from dovetail_relay.config import Settings, conninfo
+from dovetail_relay.desk.desk import end_in_doubt
 from dovetail_relay.errors import PostgresUnavailable, ServerUnreachable
 from dovetail_relay.logs import log
 from dovetail_relay.nouns import Checkpoint, RelayRow, ServerFacts, TimelineSwitch
@@ -110,6 +111,8 @@ class Recovery:
         if found is not None and told:
             # What was parked for a batch that never committed is looked at again, under the new epoch.
             ParkedRows(self._hands.session, row.name).drop_beyond(found)
+        if found is None:
+            end_in_doubt(self._commands)
         log(LogEvent.RECOVERY_STARTED, "making the slot anew", command=command.id, horizon=horizon, slot=row.slot)
         if ground.facts.slot_found:
             self._drop_slot(row.slot)

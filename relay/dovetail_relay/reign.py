@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import select
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -15,15 +14,16 @@ from dovetail_relay.assembly import intake_for
 from dovetail_relay.config import conninfo
 from dovetail_relay.decode.oversize import shortened
 from dovetail_relay.desk.desk import OperatorDesk
-from dovetail_relay.errors import CheckpointLost, Halt, KafkaUnavailable, LeadLost, RelayError, Retry, StreamEnded
+from dovetail_relay.errors import CheckpointLost, Halt, KafkaUnavailable, LeadLost, RelayError, StreamEnded
 from dovetail_relay.fencing import Fenced, fence_and_read, patience, short_attempts_over
 from dovetail_relay.flight import Limits
 from dovetail_relay.halted import Halted
+from dovetail_relay.heartbeat import PULSE_SECONDS, Heartbeat
 from dovetail_relay.housekeeping import bookkeeper_for, housekeeper_for
 from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.logs import log
 from dovetail_relay.machine import Machine
-from dovetail_relay.nouns import Batch, Checkpoint, Delivery, Lsn, RelayRow, lsn_text
+from dovetail_relay.nouns import Batch, Checkpoint, Delivery, RelayRow, lsn_text
 from dovetail_relay.pipeline import READ_LIMIT, Pipeline
 from dovetail_relay.recovery import Hands, Recovery, ToldToStop
 from dovetail_relay.side import SideThread
@@ -36,8 +36,6 @@ from dovetail_relay.suspicion import Suspicion
 from dovetail_relay.telemetry import LogEvent
 from dovetail_relay.watch import Watch
 
-# The working loop touches its session this often; a standby evicts a leader that has not for a lease.
-PULSE_SECONDS = 2.0
 # SIGTERM: how long the batch under way may still take. The slot is free well within 5 s.
 DRAIN_SECONDS = 3.0
 SLOT_BUSY_STEP_SECONDS = 0.1
@@ -53,19 +51,16 @@ class Reign:
         self._side: SideThread[object] = SideThread("dovetail-commit")
         self._poll = select.poll()
         self._polled: dict[str, int] = {}
-        self._pulse_due = 0.0
-        self._horizon: tuple[int, Lsn] | None = None
         self._pipeline: Pipeline | None = None
-        self._desk: OperatorDesk | None = None
-        self._suspicion: Suspicion | None = None
         self._unreadable: CheckpointLost | None = None
         hands = Hands(
-            given.settings, session, self._aside, lambda: self._touch(force=True), given.stopping, given.on_step
+            given.settings, session, self._aside, lambda: self._heart.beat(force=True), given.stopping, given.on_step
         )
         self._recovery = Recovery(hands)
         self._halted = Halted(hands, self._recovery, given.publisher)
         self._watch = Watch(session, given.settings.outbox.publication, self._halted)
         self._housekeeper = housekeeper_for(given.settings, given.telemetry)
+        self._heart = Heartbeat(session, given, self._watch, self._housekeeper)
         self._backfilled = 0
         self._connector = Connector(conninfo(given.settings, "relay"))
 
@@ -77,7 +72,7 @@ class Reign:
             if self._given.stopping():
                 return
             at = self._admit(found)
-            pipeline = self._pipeline = self._assemble(at.machine(self._given.writer))
+            pipeline = self._pipeline = self._heart.pipeline = self._assemble(at.machine(self._given.writer))
             self._backfill(pipeline, at.row)
             if not at.row.started and not self._given.stopping():
                 self._session.mark_started()
@@ -96,10 +91,10 @@ class Reign:
             self._connector.close()
             if self._housekeeper is not None:
                 self._housekeeper.stop()
-            if self._suspicion is not None:
+            if self._heart.suspicion is not None:
                 # It ends in order, whatever the reason: no row has ended the process.
                 with contextlib.suppress(RelayError):
-                    self._suspicion.acquit()
+                    self._heart.suspicion.acquit()
             # On the side thread, behind what may still be under way there: a client is never closed while it is in use.
             self._side.stop(last=self._given.publisher.close)
 
@@ -109,7 +104,7 @@ class Reign:
         """Fence the predecessor and read the checkpoint; goes on while Kafka is away."""
         attempt = 0
         while not self._given.stopping():
-            self._touch(force=True)
+            self._heart.beat(force=True)
             self._side.submit(partial(fence_and_read, self._given.publisher, patience(attempt)))
             attempt += 1
             self._connector.open()  # a login takes as long as the fencing
@@ -132,7 +127,7 @@ class Reign:
     def _await_side(self) -> tuple[object, BaseException | None]:
         while (done := self._side.poll()) is None:
             self._wait(0.25, stream=None)
-            self._touch()
+            self._heart.beat()
             self._given.state.turned()
             if self._given.stopping():
                 return None, None
@@ -174,12 +169,12 @@ class Reign:
                 settings.delivery.batch_rows, settings.delivery.batch_bytes, settings.delivery.linger_ms / 1000
             ),
             telemetry=given.telemetry,
-            lock_held=self._lock_held,
+            lock_held=self._heart.lock_held,
             on_step=given.on_step,
             leftovers=Leftovers(self._intake.parking, rows, given.publisher, given.telemetry),
             lazy_checkpoint=settings.delivery.mode is Delivery.AT_LEAST_ONCE,
         )
-        self._desk = pipeline.desk = OperatorDesk(
+        desk = self._heart.desk = pipeline.desk = OperatorDesk(
             self._session,
             settings.relay.name,
             self._intake,
@@ -189,7 +184,7 @@ class Reign:
             on_settled=machine.command_settled,
         )
         self._session.listen("dovetail_command")
-        self._desk.begin(machine.durable)
+        desk.begin(machine.durable)
         if given.newborn():
             self._suspect(pipeline)
         return pipeline
@@ -197,17 +192,10 @@ class Reign:
     def _suspect(self, pipeline: Pipeline) -> None:
         """The first reign of this process: have others before it ended where it begins?"""
         batch_rows = self._settings.delivery.batch_rows
-        suspicion = self._suspicion = Suspicion(self._session, self._settings.relay.name)
+        suspicion = self._heart.suspicion = Suspicion(self._session, self._settings.relay.name)
         suspicion.begin(pipeline.machine.durable, rows_ahead=2 * batch_rows + READ_LIMIT)
         self._intake.parking.feared = suspicion.feared
         pipeline.be_careful(suspicion)
-
-    def _lock_held(self) -> bool:
-        try:
-            self._touch(force=True)
-        except (LeadLost, Retry):
-            return False
-        return True
 
     # -- rows that were there before the slot --------------------------------------------------------------------------
 
@@ -271,7 +259,7 @@ class Reign:
         while pipeline.in_flight is not None and not self._given.stopping():
             self._wait(pipeline.wait_seconds(), stream=None)
             pipeline.turn()
-            self._touch()
+            self._heart.beat()
             self._given.state.turned()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
@@ -284,7 +272,7 @@ class Reign:
             if pipeline.stream is None or pipeline.drained or not pipeline.reading:
                 self._wait(pipeline.wait_seconds(), stream=pipeline.stream if pipeline.reading else None)
             pipeline.turn()
-            self._touch()
+            self._heart.beat()
             if pipeline.stream is None:
                 given.state.turned()
             elif pipeline.kafka_silent:
@@ -324,7 +312,7 @@ class Reign:
                 ended = self._session.free_slot()
                 log(LogEvent.STALE_LEADER_ENDED, "ended a walsender that streamed from our slot", pids=ended)
                 self._wait(SLOT_BUSY_STEP_SECONDS, stream=None)
-                self._touch()
+                self._heart.beat()
                 if given.stopping():
                     return
             except BaseException:
@@ -362,39 +350,7 @@ class Reign:
         ready = {fd for fd, _ in self._poll.poll(min(seconds, PULSE_SECONDS) * 1000)}
         if watched["lock"] in ready:
             # Nothing was asked, so this is the server's farewell (57P01 at shutdown) or the end of the connection.
-            self._touch(force=True)
+            self._heart.beat(force=True)
         if stream is not None and watched["stream"] in ready:
             self._given.state.progress()
             stream.nap_if_busy()
-
-    def _touch(self, *, force: bool = False) -> None:
-        """The sign of life on the lock session, and what it brings back."""
-        now = time.monotonic()
-        if not force and now < self._pulse_due:
-            return
-        self._pulse_due = now + PULSE_SECONDS
-        pulse = self._session.pulse()
-        self._given.state.turned()
-        self._given.telemetry.slot(
-            active=pulse.slot_active,
-            retained_wal_bytes=pulse.retained_bytes,
-            safe_wal_bytes=None if pulse.safe_wal_bytes < 0 else pulse.safe_wal_bytes,
-        )
-        pipeline = self._pipeline
-        if pipeline is None:
-            return
-        pipeline.observe(pulse.insert_lsn)
-        self._watch.look(now, pipeline.machine)
-        if self._housekeeper is not None:
-            self._housekeeper.hand_over(pipeline.machine)
-        if self._desk is not None:
-            self._desk.look()
-        if self._suspicion is not None:
-            self._suspicion.look(pipeline.machine.durable)
-        durable = pipeline.machine.durable
-        # While rows from before the slot are still to come, what is settled is not yet published.
-        if self._horizon is not None and self._horizon[1] <= durable.end_lsn and durable.backfill is None:
-            pipeline.horizon = self._horizon[0]
-            self._horizon = None
-        if self._horizon is None:
-            self._horizon = (pulse.xmin, pulse.insert_lsn)

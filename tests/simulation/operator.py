@@ -39,7 +39,7 @@ class Operator:
         self._spoiled = (0.0, 0.1, 0.3)[int(chance() * 3)]
         world.policy = ("hold", "hold", "hold", "hold", "skip", "halt")[int(chance() * (5 if world.torn else 6))]
         if chance() < 0.2:
-            world.unrouted = frozenset((b"fresh",))
+            world.unrouted = frozenset(("fresh",))
         # In the end everything is let go, or what is stuck stays so.
         self._clean = chance() < 0.6
         self.spoil(world.database.before_slot)
@@ -165,7 +165,7 @@ class Operator:
         if world.torn:
             return  # what is torn is mended by the reign that tore it, or by nobody
         if world.unrouted or self._chance() < 0.1:
-            world.unrouted = frozenset() if world.unrouted else frozenset((b"fresh",))
+            world.unrouted = frozenset() if world.unrouted else frozenset(("fresh",))
             world.seen["route added"] += not world.unrouted
             for relay in world.relays:
                 relay.kill()

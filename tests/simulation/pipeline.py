@@ -20,6 +20,7 @@ from dovetail_relay.fencing import fence_and_read
 from dovetail_relay.flight import InFlight
 from dovetail_relay.intake import Intake
 from dovetail_relay.nouns import LSN_ZERO, Batch, Checkpoint, Lsn, OutboxRow, Parked, ParkedState, Place, Record
+from dovetail_relay.parking import text
 from dovetail_relay.publish.port import Outcome, Result
 from dovetail_relay.route.headers import position_prefix
 from dovetail_schemas.headers import POSITION
@@ -108,8 +109,8 @@ class Mapper:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def target(self, aggregatetype: object) -> Target:
-        if aggregatetype in self._world.unrouted:
+    def target(self, aggregatetype: str | bytes) -> Target:
+        if text(aggregatetype) in self._world.unrouted:
             raise StuckMessage("no route", event_id="", reason="route")
         return Target()
 
@@ -214,10 +215,10 @@ class Pipeline(pipeline.Pipeline):
         seen["refusal in a step of a command"] += batch.command is not None
         super()._give_up(batch, places, topics)
 
-    def _recycle(self, outcome: Outcome) -> None:
+    def _recycle(self, flight: InFlight, outcome: Outcome) -> None:
         if outcome.result is Result.FENCED:
             self.world.seen["fenced with the lock held"] += self._lock_held()
-        super()._recycle(outcome)
+        super()._recycle(flight, outcome)
 
     def _on_recycled(self, found: Checkpoint | None) -> None:
         flight, machine, seen = self.in_flight, self.machine, self.world.seen

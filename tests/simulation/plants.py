@@ -19,6 +19,7 @@ from simulation.relay import Relay
 
 from dovetail_relay import machine
 from dovetail_relay.errors import Gap
+from dovetail_relay.flight import InFlight
 from dovetail_relay.intake import Intake
 from dovetail_relay.ledger import Ledger
 from dovetail_relay.machine import Machine, Step
@@ -63,13 +64,13 @@ def _send_again(self: Pipeline) -> None:
 
 def _resend_without_fencing(patch: Patch) -> None:
     _keep_producer(patch)
-    patch.setattr(Pipeline, "_recycle", lambda self, _outcome: _send_again(self))
+    patch.setattr(Pipeline, "_recycle", lambda self, _flight, _outcome: _send_again(self))
 
 
 def _abort_and_reuse(patch: Patch) -> None:
     real = Pipeline._recycle
 
-    def recycle(self: Pipeline, outcome: Outcome) -> None:
+    def recycle(self: Pipeline, flight: InFlight, outcome: Outcome) -> None:
         publisher: Any = self._publisher
         producer = None if outcome.refusals else publisher._producer
         try:
@@ -77,7 +78,7 @@ def _abort_and_reuse(patch: Patch) -> None:
                 raise Refused(fenced=True)
             self.world.broker.abort(producer)
         except Refused:
-            real(self, outcome)
+            real(self, flight, outcome)
         else:
             _send_again(self)
 
@@ -197,6 +198,24 @@ def _no_look_at_the_lock(patch: Patch) -> None:
     patch.setattr(Relay, "_lock_held", lambda _self: True)
 
 
+def _no_look_at_the_lock_behind_the_fencing(patch: Patch) -> None:
+    real, look = Pipeline._on_recycled, Pipeline._keep_lead
+
+    def on_recycled(self: Pipeline, found: Checkpoint | None) -> None:
+        looks: list[bool] = []
+
+        def keep_lead(self: Pipeline) -> None:
+            if looks:
+                look(self)
+            looks.append(True)
+
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(Pipeline, "_keep_lead", keep_lead)
+            real(self, found)
+
+    patch.setattr(Pipeline, "_on_recycled", on_recycled)
+
+
 def _no_look_at_the_slot(patch: Patch) -> None:
     patch.setattr(Relay, "_look_at_slot", lambda _self, _start: None)
 
@@ -241,6 +260,7 @@ PLANTS: Final[dict[str, Callable[[Patch], None]]] = {
     "the skip rule drops one too few": _skip_by_one(-1),
     "the skip rule drops nothing": _skip_nothing,
     "nobody looks at the lock before fencing": _no_look_at_the_lock,
+    "nobody looks at the lock behind the fencing": _no_look_at_the_lock_behind_the_fencing,
     "nobody looks at the slot once it is held": _no_look_at_the_slot,
     "a gap passes": _gap_passes,
     "another history passes": _another_history_passes,

@@ -190,6 +190,10 @@ def _old_epoch_trusted(patch: Patch) -> None:
     patch.setattr(Relay, "_admitted", admitted)
 
 
+def _step_in_doubt_taken_again(patch: Patch) -> None:
+    patch.setattr("simulation.relay.end_in_doubt", lambda _commands: None)
+
+
 def _nothing_read_back(patch: Patch) -> None:
     patch.setattr(Relay, "_read_back", lambda _self: set())
 
@@ -252,6 +256,7 @@ OPERATIONS: Final[dict[str, Callable[[Patch], None]]] = {
     "what waits in memory is forgotten by a release": _what_waits_in_memory_forgotten,
     "a release goes on behind a row that is stuck still": _queue_goes_on_behind_a_stuck_row,
     "a recovery trusts the old epoch": _old_epoch_trusted,
+    "a recovery without a checkpoint does a step again": _step_in_doubt_taken_again,
     "a recovery reads nothing back": _nothing_read_back,
     "a recovery begins at a horizon that is too late": _horizon_is_now,
     "a recovery is over before its rows are out": _recovery_over_too_early,
@@ -263,6 +268,8 @@ OPERATIONS: Final[dict[str, Callable[[Patch], None]]] = {
 SHOWN_BY: Final[dict[str, tuple[int, ...]]] = {
     "a late abort": (99, 107, 150, 212, 3187),
     "another history passes": (1243,),
+    "a recovery without a checkpoint does a step again": (104158,),
+    "nobody looks at the lock behind the fencing": (179831,),
     "parked rows of a first batch that never committed stay": (1243,),
     "a torn checkpoint is the base": (739,),
     "each leader numbers the steps anew": (1387,),

@@ -17,7 +17,7 @@ from simulation.pipeline import EAR, Pipeline, Side, SimulatedIntake, Wire
 from simulation.session import Killed, Session
 
 from dovetail_relay import rebase
-from dovetail_relay.desk.desk import OperatorDesk
+from dovetail_relay.desk.desk import OperatorDesk, end_in_doubt
 from dovetail_relay.errors import CheckpointMoved, Fenced, Gap, Halt, KafkaUnavailable, LeadLost, Restart, Retry
 from dovetail_relay.fencing import Fenced as Found
 from dovetail_relay.fencing import fence_and_read
@@ -351,6 +351,8 @@ class Relay:
         told = rebase.tells_what_is_parked(facts, row, found, history)
         if found is not None and told:
             ParkedRows(self.session, "sim").drop_beyond(found)
+        if found is None:
+            end_in_doubt(commands)
         world.seen["recovery begun anew while one was under way"] += row.recovery_horizon is not None
         world.seen["recovery from a horizon"] += horizon > 0
         self._strike("slot dropped")

@@ -60,7 +60,7 @@ class World:
         self._time = 0.0
         # What cannot go out: rows that do not fit, types without a route; what the broker refuses is the broker's.
         self.unfit: set[int] = set()
-        self.unrouted: frozenset[bytes] = frozenset()
+        self.unrouted: frozenset[str] = frozenset()
         self.policy = "hold"
         # How likely each statement is the last one, and how often that may still happen.
         self.deadly = 0.0

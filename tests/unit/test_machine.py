@@ -10,7 +10,6 @@ from dovetail_relay.errors import (
     CheckpointLost,
     CheckpointMoved,
     Diverged,
-    Fenced,
     Gap,
     Misconfigured,
     PublicationChanged,
@@ -155,12 +154,6 @@ def test_a_recycling_between_batches_goes_on_where_it_was() -> None:
     relay = machine()
     relay.unknown()
     assert relay.recycled(HAD, all_acknowledged=False) is Step.CONFIRM
-
-
-def test_fenced_is_asked_of_the_lock() -> None:
-    assert machine().fenced(lock_held=True) is Step.RECYCLE
-    with pytest.raises(Fenced):
-        machine().fenced(lock_held=False)
 
 
 def test_too_many_producers_in_a_row_end_the_reign_and_a_commit_forgives_them_all() -> None:

@@ -202,3 +202,17 @@ class OperatorDesk:
             return
         log(LogEvent.COMMAND_SETTLED, outcome, command=self._command.id, state=state)
         self._drop()
+
+
+def end_in_doubt(commands: Commands) -> None:
+    """The checkpoint is lost: whether the step that a command had begun went out is known to nobody, so it ends."""
+    for command in commands.active(*KINDS):
+        plan = command.progress.get("planned")
+        if plan:
+            before, after = command.progress.get("published", 0), plan.get("published", 0)
+            commands.settle(
+                command.id,
+                "failed",
+                f"the checkpoint is lost, and with it whether the newest step went out: {before} or {after} events are "
+                "published; next: dovetail status ID tells of each, then ask again for what is missing",
+            )
