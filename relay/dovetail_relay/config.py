@@ -106,8 +106,9 @@ def load(
 ) -> Settings:
     """Put the configuration together and check it.
 
-    `needs` names the keys that must be there (`postgres.dsn` also takes `postgres.dsn_file`). Raises `ConfigInvalid`
-    with every problem at once; never anything else for what a file, a variable or a flag may contain.
+    `needs` names the keys that must be there (`postgres.dsn` also takes `postgres.dsn_file`; `a|b` is either of
+    them). Raises `ConfigInvalid` with every problem at once; never anything else for what a file, a variable or a flag
+    may contain.
     """
     environ = os.environ if environ is None else environ
     gathered = _gather.gather(path, environ, overrides or {})
@@ -119,7 +120,8 @@ def load(
         outbox=settings.outbox,
         routes=settings.routes,
         environ=environ,
-        needs=needs,
+        # Nobody can say what is missing where the file that may have it was not read.
+        needs=() if gathered.unread else needs,
         broken={problem.split(":", 1)[0] for problem in problems},
     )
     if problems:

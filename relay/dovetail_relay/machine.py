@@ -77,6 +77,8 @@ class Machine:
         self.pending: Checkpoint | None = None
         self.recycles = 0
         self._command_settled = False
+        # The log's position behind the newest write to the database that what comes next takes for granted.
+        self._rests_on = LSN_ZERO
         # The head of the audit log, as the next checkpoint carries it.
         self.audit = durable.audit
         # Who says what a batch adds to the books; without one they stay as they are.
@@ -87,11 +89,11 @@ class Machine:
         """Where the next batch starts from: in at_least_once that may lie beyond what is durable."""
         return self.pending or self.durable
 
-    def propose(self, batch: Batch, *, horizon: int, parked_lsn: Lsn = LSN_ZERO) -> Checkpoint:
+    def propose(self, batch: Batch, *, horizon: int) -> Checkpoint:
         """The checkpoint that goes with `batch`. A second attempt while one is open is a programming error.
 
         A command's step stays in every checkpoint until it is settled in the database, so that it can be settled
-        however late. `parked_lsn` is the log's position after the batch's parked rows were written.
+        however late.
         """
         if self.attempt is not None:
             raise RuntimeError("a batch is under way already")
@@ -105,7 +107,7 @@ class Machine:
             part=batch.part,
             backfill=batch.backfill,
             horizon=horizon,
-            parked_lsn=max(base.parked_lsn, parked_lsn),
+            parked_lsn=max(base.parked_lsn, self._rests_on),
             command=batch.command or (None if self._command_settled else base.command),
             books=base.books if self.bookkeeper is None else self.bookkeeper.after(base.books, batch),
             audit=self.audit,
@@ -113,9 +115,15 @@ class Machine:
         self._command_settled = False
         return self.attempt
 
-    def command_settled(self) -> None:
-        """The step that the durable checkpoint carries is settled: the next checkpoint may forget it."""
+    def command_settled(self, lsn: Lsn) -> None:
+        """The step that the durable checkpoint carries is settled, before `lsn`: the next checkpoint may forget it."""
         self._command_settled = True
+        self.rests_on(lsn)
+
+    def rests_on(self, lsn: Lsn) -> None:
+        """What is parked, marked or dropped before `lsn` is taken for granted from here on: a promoted server that
+        lacks it would hold back what is published, or publish what it should hold back."""
+        self._rests_on = max(self._rests_on, lsn)
 
     def abandon(self) -> None:
         """The batch under way came to nothing and is taken again from the stream, knowing more than before.
@@ -242,7 +250,7 @@ def check_timeline(facts: ServerFacts, found: Checkpoint, history: tuple[Timelin
     switch_lsn = switches.get(found.timeline)
     if switch_lsn is None:
         raise Diverged(f"timeline {found.timeline} of the checkpoint is no ancestor of timeline {facts.timeline}")
-    for what, lsn in (("the checkpoint", found.end_lsn), ("a parked message", found.parked_lsn)):
+    for what, lsn in (("the checkpoint", found.end_lsn), ("what it says of parked messages", found.parked_lsn)):
         if lsn > switch_lsn:
             raise Diverged(
                 f"{what} stands at {lsn_text(lsn)}, beyond {lsn_text(switch_lsn)} where timeline {found.timeline} ended"

@@ -172,8 +172,8 @@ class Checkpoint:
     `horizon` is the xmin of a snapshot taken at an LSN at or below `end_lsn`: each transaction below it is settled.
     `seq` grows by one with each checkpoint and `writer` names the process, since a bare LSN cannot tell "mine" from
     "somebody else's equal one". `command` stays in each checkpoint until its step is settled in the database;
-    `parked_lsn` is the position after the last write to `dovetail.parked`; `audit` are number and hash of the newest
-    entry of the audit log, so that the database's owner cannot write it anew unseen.
+    `parked_lsn` is the position behind the last write to `dovetail.parked` that it rests on; `audit` are number and
+    hash of the newest entry of the audit log, so that the database's owner cannot write it anew unseen.
     """
 
     epoch: int

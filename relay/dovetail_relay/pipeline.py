@@ -259,8 +259,8 @@ class Pipeline:
             self._leftovers.close(missing, self._clock())
             self._give_up(batch, [], missing)
             return
-        parked_lsn = self._write_parked(batch)
-        checkpoint = self.machine.propose(batch, horizon=self.horizon, parked_lsn=parked_lsn)
+        self._write_parked(batch)
+        checkpoint = self.machine.propose(batch, horizon=self.horizon)
         self._dispatch(InFlight(batch, checkpoint, self._clock(), write=write or not self._lazy))
         if self.ledger.rows:
             self._first_waiting_at = self._clock()
@@ -280,11 +280,10 @@ class Pipeline:
         else:
             self._side.submit(partial(self._publisher.settle, flight.checkpoint, write=flight.write))
 
-    def _write_parked(self, batch: Batch) -> Lsn:
-        written = self._leftovers.write(batch, self.machine.durable.epoch)
+    def _write_parked(self, batch: Batch) -> None:
+        self.machine.rests_on(self._leftovers.write(batch, self.machine.durable.epoch))
         if batch.parked:
             self._on_step("parked")
-        return written
 
     def _give_up(self, batch: Batch, places: list[Place], topics: dict[str, str]) -> None:
         """Take the batch again from where it came from, now that it is known which rows or topics are refused."""

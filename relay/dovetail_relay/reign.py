@@ -286,7 +286,8 @@ class Reign:
         pipeline.finish(DRAIN_SECONDS)
 
     def _kafka_lost(self, message: str) -> None:
-        log(LogEvent.KAFKA_LOST, message)
+        where = self._settings.kafka.bootstrap_servers
+        log(LogEvent.KAFKA_LOST, message, bootstrap_servers=where, next="dovetail doctor")
         self._given.telemetry.connected("kafka", connected=False)
         self._given.telemetry.ready(ready=False)
         self._given.state.waiting("kafka unreachable", "dovetail doctor")

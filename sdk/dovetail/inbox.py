@@ -95,15 +95,15 @@ class Receiving:
         day = delivery.time_us // _DAY_US % RING_DAYS
         return delivery, Statement(queries["inbox_claim"], (self.consumer, delivery.id, day))
 
-    def writer(self, schema_id: int) -> Codec:
-        """The codec of the schema a value was written with."""
+    def writer(self, schema_id: int, event: str) -> Codec:
+        """The codec of the schema a value was written with; `event` is its type, for the error."""
         own = self._codecs.get(schema_id)
         if own is not None:
             return own
         if self._schemas is None:
             raise SchemaUnknown(
-                f"the schema {schema_id} belongs to none of this inbox's types; pass schemas=, for example "
-                "dovetail.registry.HttpSchemas('http://relay:8642')"
+                f"a {event} was written with schema {schema_id}, which none of this inbox's types has; pass schemas=, "
+                "for example dovetail.registry.HttpSchemas('http://relay:8642')"
             )
         return self._schemas.codec(schema_id)
 
@@ -164,7 +164,7 @@ class Delivery:
     def event(self) -> Any:
         """The decoded event. Raises `DecodeError` (`BadFraming`), `SchemaUnknown` or `RegistryUnavailable`."""
         schema_id, body = unframe(self.message.value())
-        return self._receiving.read(self.type, self._receiving.writer(schema_id), body)
+        return self._receiving.read(self.type, self._receiving.writer(schema_id, self.type), body)
 
     async def prefetch(self) -> None:
         """Fetch the schema off the event loop, so that `event` does not wait. A broken frame is left to `event`."""
@@ -173,7 +173,7 @@ class Delivery:
         except BadFraming:
             return
         if not self._receiving.is_at_hand(schema_id):
-            await asyncio.to_thread(self._receiving.writer, schema_id)
+            await asyncio.to_thread(self._receiving.writer, schema_id, self.type)
 
     def _id(self) -> UUID:
         text = self._header(header_names.ID)

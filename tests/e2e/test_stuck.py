@@ -14,7 +14,7 @@ import pytest
 
 from dovetail_local.stack import Stack
 from support.operator import Command, audited, run, run_page
-from support.stuck import UNKNOWN, out, parked, write, write_unencodable
+from support.stuck import cure, held_queue, order_of, out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world
 
@@ -23,57 +23,6 @@ from support.world import World, new_world
 def world(stack: Stack) -> Iterator[World]:
     with new_world(stack) as made:
         yield made
-
-
-def cure(world: World) -> None:
-    """The unknown schema is one that every payload of one zero byte fits."""
-    with psycopg.connect(world.endpoints.owner_dsn) as connection:
-        connection.execute(
-            "INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, 77, %s)",
-            (UNKNOWN, '{"type": "record", "name": "Cured", "fields": [{"name": "x", "type": "int"}]}'),
-        )
-
-
-def order_of(world: World, key: str) -> list[str]:
-    """Ids of a key as the topic has them."""
-    return [seen for seen, at in ids(world) if at == key]
-
-
-def ids(world: World) -> list[tuple[str, str]]:
-    """(id, key) of everything in the topic, partition by partition."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    consumer = Consumer(
-        {
-            "bootstrap.servers": world.endpoints.bootstrap_servers, "group.id": "stuck", "enable.partition.eof": True,
-            "enable.auto.commit": False, "isolation.level": "read_committed",
-        }
-    )  # fmt: skip
-    try:
-        partitions = consumer.list_topics(world.topic, timeout=10).topics[world.topic].partitions
-        consumer.assign([TopicPartition(world.topic, partition, 0) for partition in partitions])
-        found: list[tuple[int, str, str]] = []
-        ended: set[int] = set()
-        while len(ended) < len(partitions):
-            message = consumer.poll(10)
-            assert message is not None
-            if message.error() is not None:
-                ended.add(message.partition())
-            else:
-                event_id = dict(message.headers())["id"].decode()
-                found.append((message.partition(), event_id, message.key().decode()))
-        return [(event_id, key) for _, event_id, key in sorted(found, key=lambda each: each[0])]
-    finally:
-        consumer.close()
-
-
-def held_queue(world: World) -> list[str]:
-    """A stuck message of key `bad` and three behind it, with one of another key between; the ids of `bad`."""
-    first = write_unencodable(world, "bad")
-    second, _ = write(world, ("bad", 1), ("good", 1))
-    third, fourth = write(world, ("bad", 2), ("bad", 3))
-    wait_until(lambda: len(parked(world)) == 4, 20, "the queue waits")
-    return [first, second, third, fourth]
 
 
 def test_a_release_publishes_the_queue_of_a_key_in_its_order_and_the_key_flows_again(world: World) -> None:
@@ -256,22 +205,6 @@ def test_a_leader_whose_session_ends_while_it_settles_a_command_comes_back(
     assert order_of(world, "bad") == queue
     assert relay.process.poll() is None
     assert "Traceback" not in relay.log()
-
-
-def test_what_waits_keeps_its_place_where_its_route_names_another_topic_now(world: World) -> None:
-    first = world.relay().wait_streaming()
-    queue = held_queue(world)
-    first.terminate()
-    world.environ[f"DOVETAIL_ROUTES__{world.name.upper()}__TOPIC"] = moved = f"moved.{world.aggregate}"
-    world.topic = moved
-    world.init()
-    world.relay().wait_streaming()
-    (last, _) = write(world, ("bad", 9), ("good", 9))
-    wait_until(lambda: ("good", 9) in out(world), 20, "the other key flows")
-    assert parked(world)[-1] == ("bad", "behind")
-    cure(world)
-    run(world, "stuck", "release", "--id", last, "--yes")
-    assert order_of(world, "bad") == [*queue, last]
 
 
 def test_what_waits_survives_a_crash_of_a_server_that_commits_asynchronously(world: World, stack: Stack) -> None:

@@ -53,11 +53,21 @@ def left(session: LockSession) -> list[tuple[int, str, int]]:
 def test_what_lies_beyond_the_checkpoint_is_dropped_to_the_row(session: LockSession, rows: ParkedRows) -> None:
     rows.write(1, [parked(5000, 0)])
     rows.write(2, [parked(999, 7), parked(1000, 2), parked(1000, 3), parked(1001, 0), parked(0, 4), parked(0, 5)])
-    rows.write(3, [parked(1, 0)])
-    rows.drop_beyond(replace(AT, backfill=5))
+    known = replace(AT, parked_lsn=rows.write(3, [parked(1, 0)]))
+    rows.drop_beyond(replace(known, backfill=5))
     assert left(session) == [(1, "0/1388", 0), (2, "0/3E7", 7), (2, "0/3E8", 2), (2, "0/0", 4)]
-    rows.drop_beyond(replace(AT, part=None))
+    rows.drop_beyond(replace(known, part=None))
     assert left(session) == [(1, "0/1388", 0), (2, "0/3E7", 7), (2, "0/0", 4)]
+
+
+def test_what_was_written_behind_what_the_checkpoint_knows_is_dropped_wherever_its_place_is(
+    session: LockSession, rows: ParkedRows
+) -> None:
+    """A batch that came to nothing had parked it; its place was published since, and a failover has brought it back."""
+    known = replace(AT, parked_lsn=rows.write(2, [parked(998, 0)]))
+    rows.write(2, [parked(999, 0)])
+    rows.drop_beyond(known)
+    assert left(session) == [(2, "0/3E6", 0)]
 
 
 def test_a_row_that_halted_a_backfill_goes_once_the_backfill_has_passed_it(

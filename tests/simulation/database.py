@@ -203,6 +203,8 @@ class Database:
         """All sessions end, and the slot wakes at any position that it ever had. True if it went back."""
         self.end_stream()
         self.leader = None
+        if not self._acknowledged:
+            return False  # a slot that was lost
         kept = 1 + int(self._chance() * len(self._acknowledged))
         del self._acknowledged[kept:]
         before, self.confirmed = self.confirmed, self._acknowledged[-1]

@@ -116,10 +116,10 @@ class Mapper:
 
     def record(self, row: OutboxRow, prefix: bytes, index: int) -> Record:
         world = self._world
-        if world.unfit and int(row[4]) in world.unfit:
-            raise StuckMessage("does not fit its schema", event_id="", topic="orders", reason="encode")
         if world.unrouted:
             self.target(row[1])
+        if world.unfit and int(row[4]) in world.unfit:
+            raise StuckMessage("does not fit its schema", event_id="", topic="orders", reason="encode")
         return Record(
             "orders", row[4], row[2], [_NO_HEADER, _NO_HEADER, _NO_HEADER, (POSITION, prefix + b"%d" % index)]
         )
@@ -203,9 +203,9 @@ class Pipeline(pipeline.Pipeline):
             seen["step of a command"] += batch.command is not None
         super().send(batch, write=write)
 
-    def _write_parked(self, batch: Batch) -> Lsn:
+    def _write_parked(self, batch: Batch) -> None:
         self.world.seen["parked rows written again"] += bool(batch.parked) and self.machine.attempt is not None
-        return super()._write_parked(batch)
+        super()._write_parked(batch)
 
     def _give_up(self, batch: Batch, places: list[Place], topics: dict[str, str]) -> None:
         seen = self.world.seen

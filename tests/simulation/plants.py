@@ -107,6 +107,9 @@ def _verdict_trusts_the_commit(patch: Patch) -> None:
 
 
 def _verdict_ignores_the_writer(patch: Patch) -> None:
+    """Whoever looks at the lock behind the fencing as well never comes to read what another wrote meanwhile."""
+    _no_look_at_the_lock_behind_the_fencing(patch)
+
     def position(self: Checkpoint) -> Position:
         return Position(self.seq, "", self.end_lsn, self.part, self.backfill)
 

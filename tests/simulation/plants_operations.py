@@ -51,6 +51,10 @@ def _hold_of_an_unrouted_type_forgotten(patch: Patch) -> None:
     patch.setattr(Parking, "_hold", hold)
 
 
+def _queue_stays_where_its_route_was(patch: Patch) -> None:
+    patch.setattr(ParkedRows, "follow", lambda _self, _topic_of: None)
+
+
 def _nothing_dropped_beyond(patch: Patch) -> None:
     patch.setattr(ParkedRows, "drop_beyond", lambda _self, _durable: None)
 
@@ -174,6 +178,31 @@ def _queue_goes_on_behind_a_stuck_row(patch: Patch) -> None:
     patch.setattr(Release, "_stay", stay)
 
 
+def _step_without_its_marks(patch: Patch) -> None:
+    """The checkpoint does not say that a server must have the marks of the step that it carries."""
+    real = Leftovers.write
+    patch.setattr(Leftovers, "write", lambda self, batch, epoch: real(self, replace(batch, command=None), epoch))
+
+
+def _settled_on_a_lost_server(patch: Patch) -> None:
+    """The checkpoint that forgets a step does not say that a server must know of its end."""
+
+    def command_settled(self: Machine, _lsn: Lsn) -> None:
+        self._command_settled = True
+
+    patch.setattr(Machine, "command_settled", command_settled)
+
+
+def _released_during_a_recovery(patch: Patch) -> None:
+    patch.setattr(Release, "ready", lambda _self, _base: True)
+
+
+def _dropped_by_their_place_alone(patch: Patch) -> None:
+    real = ParkedRows.drop_beyond
+    ever = Lsn(1 << 40)
+    patch.setattr(ParkedRows, "drop_beyond", lambda self, durable: real(self, replace(durable, parked_lsn=ever)))
+
+
 # -- recovery ---------------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +270,7 @@ OPERATIONS: Final[dict[str, Callable[[Patch], None]]] = {
     "a stuck row does not hold its key": _key_not_held,
     "a new stream does not know what is held": _hold_forgotten_by_a_new_stream,
     "a key that had no route is not held once it has one": _hold_of_an_unrouted_type_forgotten,
+    "a queue stays in the topic that its type has no more": _queue_stays_where_its_route_was,
     "parked rows of a batch that never committed stay": _nothing_dropped_beyond,
     "parked rows of a first batch that never committed stay": _nothing_dropped_before_the_first_checkpoint,
     "rows are parked after the commit": _parked_after_the_commit,
@@ -255,6 +285,10 @@ OPERATIONS: Final[dict[str, Callable[[Patch], None]]] = {
     "a key is free after each step": _key_free_after_each_step,
     "what waits in memory is forgotten by a release": _what_waits_in_memory_forgotten,
     "a release goes on behind a row that is stuck still": _queue_goes_on_behind_a_stuck_row,
+    "a promoted server need not have the marks of a step": _step_without_its_marks,
+    "a promoted server need not know that a step is settled": _settled_on_a_lost_server,
+    "only their place tells which parked rows never were": _dropped_by_their_place_alone,
+    "a queue is released while a recovery publishes": _released_during_a_recovery,
     "a recovery trusts the old epoch": _old_epoch_trusted,
     "a recovery without a checkpoint does a step again": _step_in_doubt_taken_again,
     "a recovery reads nothing back": _nothing_read_back,
@@ -268,6 +302,10 @@ OPERATIONS: Final[dict[str, Callable[[Patch], None]]] = {
 SHOWN_BY: Final[dict[str, tuple[int, ...]]] = {
     "a late abort": (99, 107, 150, 212, 3187),
     "another history passes": (1243,),
+    "a queue is released while a recovery publishes": (484397,),
+    "only their place tells which parked rows never were": (84195,),
+    "a promoted server need not have the marks of a step": (172837,),
+    "a queue stays in the topic that its type has no more": (16142,),
     "a recovery without a checkpoint does a step again": (104158,),
     "nobody looks at the lock behind the fencing": (179831,),
     "parked rows of a first batch that never committed stay": (1243,),

@@ -193,6 +193,7 @@ class Relay:
         intake = SimulatedIntake(world, Parking(lambda _: world.policy))
         rows = ParkedRows(session, "sim")
         rows.drop_beyond(machine.durable)
+        rows.follow(intake.topic_of)
         pipeline = Pipeline.__new__(Pipeline)
         pipeline.world = world
         self.pipeline = pipeline

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 # What changes something: only around these does it matter when the process dies.
 _READS = frozenset(
-    ("parked_held", "parked_condemned", "parked_counts", "desk_queue", "desk_condemned", "command_active")
+    (
+        "parked_held",
+        "parked_condemned",
+        "parked_counts",
+        "parked_topics",
+        "parked_written_at",
+        "desk_queue",
+        "desk_condemned",
+        "command_active",
+    )
 )
 
 

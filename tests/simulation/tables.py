@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from simulation.rows import ROWS
 
 from dovetail_relay.nouns import Checkpoint, Lsn, lsn_text, parse_lsn
+from dovetail_relay.parking import text
 from dovetail_schemas.sql import queries
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Tables:
         self._journal: list[tuple[Lsn, dict[int, Row], dict[int, Row]]] = []
         self._seq = 0
         self.went_back = False
+        # Rows that somebody was told to give up, whatever became of it.
+        self.ever_given_up: set[int] = set()
         # How many rows the steps of each command have let go.
         self.let_go: Counter[int] = Counter()
 
@@ -51,10 +54,8 @@ class Tables:
         while self._journal and self._journal[-1][0] > switch:
             self._journal.pop()
             self.went_back = True
-            if self._journal:
-                _, self.parked, self.commands = self._journal[-1]
-            else:
-                self.parked, self.commands = {}, {}
+            _, parked, commands = self._journal[-1] if self._journal else (switch, {}, {})
+            self.parked, self.commands = dict(parked), dict(commands)
 
     def wrote(self) -> None:
         """Each write moves the log, and the state after it is remembered."""
@@ -115,7 +116,8 @@ class Tables:
 
     def _write(self, params: Mapping[str, Any]) -> Found:
         place = (params["epoch"], parse_lsn(params["commit_lsn"]), params["index"])
-        what = {name: params[name] for name in ("state", "reason", "message")}
+        what: Row = {name: params[name] for name in ("state", "reason", "message")}
+        what["written"] = self._database.insert_lsn
         for row in self.parked.values():
             if (row["epoch"], row["lsn"], row["index"]) == place:
                 if row["state"] in ("halting", "condemned"):
@@ -139,6 +141,7 @@ class Tables:
         for row in self._of("parked", "discarded", "dead_lettered"):
             within = row["epoch"] < params["epoch"] or (
                 row["epoch"] == params["epoch"]
+                and row["written"] < parse_lsn(params["parked_lsn"])
                 and (
                     (params["backfill"] is None or row["index"] < params["backfill"])
                     if row["lsn"] == 0
@@ -168,6 +171,17 @@ class Tables:
     def _held(self, params: Mapping[str, Any]) -> Found:
         del params
         return self._of("parked")
+
+    def _topics(self, params: Mapping[str, Any]) -> Found:
+        del params
+        found = {(row["hold_topic"], text(ROWS[row["n"]][1])) for row in self._of("parked")}
+        return [{"hold_topic": topic, "aggregatetype": aggregatetype} for topic, aggregatetype in sorted(found)]
+
+    def _follow(self, params: Mapping[str, Any]) -> Found:
+        for row in self._of("parked"):
+            if (row["hold_topic"], text(ROWS[row["n"]][1])) == (params["from"], params["aggregatetype"]):
+                self._set(row, hold_topic=params["to"])
+        return []
 
     def _condemned(self, params: Mapping[str, Any]) -> Found:
         del params
@@ -204,6 +218,8 @@ class Tables:
         last: dict[tuple[str, bytes], int] = {}
         for row in [self.parked[seq] for seq in params["rows"] if seq in self.parked]:
             seq = row["seq"]
+            if seq in params["discarded"]:
+                self.ever_given_up.add(row["n"])
             self.parked[seq] = {
                 **row, "command": params["command"], "step": params["step"], "discard": seq in params["discarded"],
             }  # fmt: skip
@@ -246,6 +262,7 @@ class Tables:
     def _condemn(self, params: Mapping[str, Any]) -> Found:
         for row in self._of("halting"):
             if _chosen(row, params):
+                self.ever_given_up.add(row["n"])
                 self._set(row, state="condemned", command=params["command"])
         return []
 
@@ -329,6 +346,8 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
     "parked_drop_passed": Tables._drop_passed,
     "parked_held": Tables._held,
     "parked_condemned": Tables._condemned,
+    "parked_topics": Tables._topics,
+    "parked_follow": Tables._follow,
     "parked_counts": Tables._counts,
     "desk_queue": Tables._queue,
     "desk_mark": Tables._mark,
@@ -355,6 +374,7 @@ _OF_PARKED: Final = frozenset(
         "parked_drop_passed",
         "parked_held",
         "parked_condemned",
+        "parked_topics",
         "desk_queue",
         "desk_unmark",
         "desk_let_go",

@@ -8,7 +8,6 @@ topic against the table).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import Final
@@ -16,11 +15,12 @@ from typing import Final
 from simulation.broker import Broker
 from simulation.checks import Account, Violation, check
 from simulation.database import START, Database
+from simulation.misfortunes import MILD, ghost_steps, kind_of, leader
 from simulation.operator import Operator
 from simulation.publisher import AtLeastOnce, CheckpointFirst, Publisher
 from simulation.relay import Relay
 
-from dovetail_relay.errors import CheckpointLost, Diverged, Gap, Halt, KafkaUnavailable, PoisonHeld, SlotLost
+from dovetail_relay.errors import CheckpointLost, Diverged, Gap, Halt, PoisonHeld, SlotLost
 from dovetail_relay.nouns import Lsn
 
 # Long enough to drain all that a run holds, with every wait in it.
@@ -76,7 +76,7 @@ class World:
         self.switch: Lsn | None = None
         self._halts = 0
         self._halt: Halt | None = None
-        self._misfortunes: tuple[Callable[[World], None], ...] = MILD if self.torn else MISFORTUNES
+        self._misfortunes = MILD if self.torn else kind_of(chance())
         # Three quarters of the world's trouble comes to one half of the seeds.
         self._trouble = (0.02, 0.06, 0.12, 0.25)[int(chance() * 4)]
         if self.commands:
@@ -207,7 +207,7 @@ class World:
         raise Violation(f"did not drain: confirmed {database.confirmed}, wanted {target}")
 
     def _settled(self) -> bool:
-        pipeline = _leader(self).pipeline
+        pipeline = leader(self).pipeline
         idle = pipeline is not None and pipeline.stream is not None and pipeline.in_flight is None
         return idle and (not self.commands or self.operator.through())
 
@@ -229,166 +229,6 @@ class World:
 
     def bad_weather(self, steps: int) -> None:
         self._weather_ends = max(self._weather_ends, self.now + steps)
-
-
-def _leader(world: World) -> Relay:
-    first, second = world.relays
-    return second if second.leads else first
-
-
-def crash(world: World) -> None:
-    _leader(world).kill()
-
-
-def stop(world: World) -> None:
-    """SIGTERM, as in each deployment."""
-    relay = _leader(world)
-    relay.stopping = relay.leads
-
-
-def freeze(world: World) -> None:
-    """Frozen, evicted, and awake again while the successor is at work; its stream may live on for a while."""
-    relay = _leader(world)
-    relay.wakes_at = world.now + 3 + int(world.chance() * 25)
-    if relay.leads:
-        world.database.leader = None
-        if world.chance() < 0.5:
-            world.database.end_stream()
-    world.seen["relay frozen and evicted"] += 1
-
-
-def lose_lock(world: World) -> None:
-    world.database.leader = None
-    world.seen["lock session lost"] += 1
-
-
-def database_crash(world: World) -> None:
-    world.seen["slot rewound by a crash"] += world.database.crash()
-
-
-def stream_ends(world: World) -> None:
-    world.database.end_stream()
-
-
-def promote(world: World) -> None:
-    """A failover that may or may not have what was published."""
-    if world.chance() < 0.8:
-        return
-    database, end = world.database, world.broker.durable_end
-    switch = database.insert_lsn
-    if world.chance() < 0.5:  # noqa: SIM108 - one line would be too long
-        switch = Lsn(max(START, switch - int(world.chance() * 12)))
-    else:
-        switch = max(end, START)
-    if switch > database.insert_lsn or switch < database.rebased_lsn:
-        return
-    world.switch = switch
-    database.promote(switch)
-    world.seen["promotion"] += 1
-
-
-def outage(world: World) -> None:
-    world.broker.weather.down = True
-    world.bad_weather(1 + int(world.chance() * 12))
-    world.seen["Kafka away"] += 1
-
-
-def bad_commits(world: World) -> None:
-    world.broker.weather.commit = 0.7
-    world.bad_weather(1 + int(world.chance() * 25))
-
-
-def bad_deliveries(world: World) -> None:
-    world.broker.weather.delivery = 0.3
-    world.bad_weather(1 + int(world.chance() * 15))
-
-
-def slow_coordinator(world: World) -> None:
-    world.broker.weather.init = world.broker.weather.read = 0.4
-    world.bad_weather(1 + int(world.chance() * 20))
-
-
-def late_end(world: World) -> None:
-    late = world.broker.late
-    if late:
-        world.broker.deliver_late(int(world.chance() * len(late)))
-
-
-def late_init(world: World) -> None:
-    """Or a transaction that outlived its time: the same to everybody."""
-    world.broker.fence()
-    world.seen["epoch moved under the leader"] += 1
-
-
-def late_add_partition(world: World) -> None:
-    world.broker.add_partition(int(world.chance() * 2))
-    world.seen["late AddPartitionsToTxn"] += 1
-
-
-def late_produce(world: World) -> None:
-    world.broker.late_produce()
-    world.seen["late Produce"] += 1
-
-
-def ghost_steps(world: World) -> None:
-    """The side thread of a reign that is over goes on a little."""
-    ghosts = world.ghosts
-    if ghosts:
-        at = int(world.chance() * len(ghosts))
-        try:
-            next(ghosts[at])  # type: ignore[call-overload]
-        except (StopIteration, KafkaUnavailable):
-            del ghosts[at]
-
-
-def advance_slot(world: World) -> None:
-    """Somebody advances the slot by hand, which the server allows while nobody streams."""
-    if world.chance() < 0.1 and world.database.walsender is None:
-        world.advanced = True
-        world.database.confirm(world.database.insert_lsn)
-
-
-def delete_checkpoint(world: World) -> None:
-    # Before the marker is set it is the first start once more, and nobody could know.
-    if world.chance() < 0.05 and world.database.row.started:
-        world.deleted = True
-        world.broker.forget()
-
-
-def drop_slot(world: World) -> None:
-    if world.commands and world.chance() < 0.2:
-        world.lose_slot()
-
-
-MILD: Final = (late_end, late_end, late_end, bad_deliveries)
-MISFORTUNES: Final = (
-    crash,
-    crash,
-    crash,
-    stop,
-    freeze,
-    freeze,
-    lose_lock,
-    database_crash,
-    stream_ends,
-    promote,
-    outage,
-    bad_commits,
-    bad_commits,
-    bad_deliveries,
-    slow_coordinator,
-    late_end,
-    late_end,
-    late_end,
-    late_init,
-    late_add_partition,
-    late_produce,
-    ghost_steps,
-    ghost_steps,
-    advance_slot,
-    delete_checkpoint,
-    drop_slot,
-)
 
 
 def run(seed: int, seen: Counter[str]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import psycopg
+from confluent_kafka import Consumer, TopicPartition
 
 from dovetail.psycopg import Outbox
+from support.waiting import wait_until
 from support.world import World
 from support.writers import numbered
 
@@ -44,3 +46,52 @@ def parked(world: World) -> list[tuple[str, str]]:
 
 def out(world: World) -> list[tuple[str, int]]:
     return sorted((seen.key, seen.number) for seen in world.read_topic())
+
+
+def cure(world: World) -> None:
+    """The unknown schema is one that every payload of one zero byte fits."""
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        connection.execute(
+            "INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, 77, %s)",
+            (UNKNOWN, '{"type": "record", "name": "Cured", "fields": [{"name": "x", "type": "int"}]}'),
+        )
+
+
+def order_of(world: World, key: str) -> list[str]:
+    """Ids of a key as the topic has them."""
+    return [seen for seen, at in ids(world) if at == key]
+
+
+def ids(world: World) -> list[tuple[str, str]]:
+    """(id, key) of everything in the topic, partition by partition."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": world.endpoints.bootstrap_servers, "group.id": "stuck", "enable.partition.eof": True,
+            "enable.auto.commit": False, "isolation.level": "read_committed",
+        }
+    )  # fmt: skip
+    try:
+        partitions = consumer.list_topics(world.topic, timeout=10).topics[world.topic].partitions
+        consumer.assign([TopicPartition(world.topic, partition, 0) for partition in partitions])
+        found: list[tuple[int, str, str]] = []
+        ended: set[int] = set()
+        while len(ended) < len(partitions):
+            message = consumer.poll(10)
+            assert message is not None
+            if message.error() is not None:
+                ended.add(message.partition())
+            else:
+                event_id = dict(message.headers())["id"].decode()
+                found.append((message.partition(), event_id, message.key().decode()))
+        return [(event_id, key) for _, event_id, key in sorted(found, key=lambda each: each[0])]
+    finally:
+        consumer.close()
+
+
+def held_queue(world: World) -> list[str]:
+    """A stuck message of key `bad` and three behind it, with one of another key between; the ids of `bad`."""
+    first = write_unencodable(world, "bad")
+    second, _ = write(world, ("bad", 1), ("good", 1))
+    third, fourth = write(world, ("bad", 2), ("bad", 3))
+    wait_until(lambda: len(parked(world)) == 4, 20, "the queue waits")
+    return [first, second, third, fourth]

@@ -104,9 +104,10 @@ class Play:
     def _tick(self, reader: TopicReader) -> None:
         """Take in what has happened and show it."""
         self._children.check()
+        self._seen.update(record.event_id for record in reader.poll(_TICK_SECONDS))
+        # Behind it, or more would seem published than committed.
         if "orders" in self._commands:
             self._hear_orders(self._children.lines("orders"))
-        self._seen.update(record.event_id for record in reader.poll(_TICK_SECONDS))
         self.figures.published = len(self._seen)
         if time.monotonic() >= self._count_at:
             self._count_at = time.monotonic() + _COUNT_EVERY_SECONDS

@@ -89,7 +89,7 @@ def replay(
     _refuse_foreign(settings)
     words = {"ids": event_ids, "key": key, "type": event_type, "since": since, "until": until, "lsn": lsn}
     if not any(words.values()):
-        raise typer.BadParameter("choose some: --id, --key, --type, --since, --until or --lsn")
+        raise typer.BadParameter("say which ones: --id, --key, --type, --since, --until or --lsn")
     ids = [uuid_of(text) for text in event_ids] if event_ids else None
     moments = {"since": moment_of(since, "--since"), "until": moment_of(until, "--until")}
     choice = {"ids": ids, "key": key, "type": event_type, **moments, "limit": limit}

@@ -34,7 +34,8 @@ def status(
     given = invocation(context)
     wanted = None if event_id is None else _uuid(event_id)
     settings = given.settings(
-        {"relay.http_host": http_host, "relay.http_port": http_port}, needs=("kafka.bootstrap_servers",)
+        {"relay.http_host": http_host, "relay.http_port": http_port},
+        needs=("postgres.operator_dsn|postgres.dsn", "kafka.bootstrap_servers"),
     )
     if wanted is None:
         _relay(settings, given.output, max_lag_seconds)

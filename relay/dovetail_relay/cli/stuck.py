@@ -152,7 +152,7 @@ def _command(
         give_up(settings, kind, given.output, reason) if withdraw else go_on(settings, kind, given.output)
         return
     if not everything and not any(chosen.values()):
-        raise typer.BadParameter("choose some: --id, --key, --type, --class, --since, --until, or --all")
+        raise typer.BadParameter("say which ones: --id, --key, --type, --class, --since, --until, or --all")
     found = taken_up(settings, chosen)
     named = [row for row in found if row["chosen"]]
     if not named:

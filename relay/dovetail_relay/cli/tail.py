@@ -76,10 +76,14 @@ def _lines(settings: Any, asked: list[str], from_start: bool, seconds: float | N
             schemas.Schemas(fetch),
             from_start=from_start,
             seconds=seconds,
-            on_following=lambda: say(f"following {names}; Ctrl-C ends"),
+            on_following=lambda: say(f"following {names}{_now_on(from_start)}; Ctrl-C ends"),
         )
         for event in events:
             yield json_line(event.as_json()) if as_json else event.line()
+
+
+def _now_on(from_start: bool) -> str:
+    return "" if from_start else " from now on (--from-start: from the beginning)"
 
 
 def _no_topic(error: Any, asked: list[str]) -> Exception:

@@ -19,9 +19,10 @@ from dovetail_relay.desk.task import Counts, Task, Work
 from dovetail_relay.errors import PostgresUnavailable
 from dovetail_relay.intake import Intake
 from dovetail_relay.logs import log
-from dovetail_relay.nouns import Batch, Checkpoint, CommandStep, Place
+from dovetail_relay.nouns import Batch, Checkpoint, CommandStep, Lsn, Place
 from dovetail_relay.source.commands import Command, Commands, End, Kind
 from dovetail_relay.source.lead import LockSession
+from dovetail_relay.source.parked import written_at
 from dovetail_relay.telemetry import LogEvent
 from dovetail_schemas.sql import queries
 
@@ -40,7 +41,7 @@ class OperatorDesk:
         most: int,
         most_bytes: int,
         topic_allowed: Callable[[str], bool],
-        on_settled: Callable[[], None],
+        on_settled: Callable[[Lsn], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
@@ -76,7 +77,7 @@ class OperatorDesk:
             if command.id == step.id and plan and plan["step"] == step.step:
                 self._commands.progress(command.id, **plan, planned=None)
         if durable.command is not None:
-            self._on_settled()
+            self._on_settled(written_at(self._session))
         self.look()
 
     def look(self) -> None:
@@ -173,7 +174,7 @@ class OperatorDesk:
         self._counts.take({name: value for name, value in plan.items() if name != "step"})
         self._commands.progress(command.id, **plan, planned=None)
         self._plan = None
-        self._on_settled()
+        self._on_settled(written_at(self._session))
 
     def refused(self, places: list[Place], topics: dict[str, str]) -> None:
         if self._command is None or self._task is None:

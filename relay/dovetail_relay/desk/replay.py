@@ -12,9 +12,10 @@ from dovetail_relay.decode.pgoutput import standard_row
 from dovetail_relay.desk.task import Counts, Work, row_of, stored_place
 from dovetail_relay.errors import StuckMessage
 from dovetail_relay.intake import Intake
-from dovetail_relay.nouns import Checkpoint, Place, Record, parse_lsn
+from dovetail_relay.nouns import Checkpoint, Place, Record
 from dovetail_relay.source.commands import Command
 from dovetail_relay.source.lead import LockSession
+from dovetail_relay.source.parked import written_at
 from dovetail_schemas.headers import REPLAY
 from dovetail_schemas.sql import queries
 
@@ -34,7 +35,7 @@ class Replay:
         self._refused: set[Place] = set()
         self._closed: dict[str, str] = {}
         # An event that was committed and is not out yet would be published twice, and overtake those before it.
-        self._written_at = parse_lsn(session.rows(queries["parked_written_at"], {})[0]["lsn"])
+        self._written_at = written_at(session)
         self._mark = (REPLAY, str(command.id).encode())
 
     def ready(self, base: Checkpoint) -> bool:

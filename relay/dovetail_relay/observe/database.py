@@ -13,7 +13,7 @@ from psycopg import sql
 
 from dovetail_relay.config import Role, Settings
 from dovetail_relay.nouns import Checkpoint, Lsn, parse_lsn
-from dovetail_relay.observe.facts import DatabaseSide, Leader, Rows, Slot
+from dovetail_relay.observe.facts import DatabaseSide, Leader, Rows, Slot, Stuck
 from dovetail_relay.retention import LEAVES
 from dovetail_relay.setup.connect import Session, one, rows, session
 from dovetail_relay.source.lead import lock_key
@@ -83,6 +83,10 @@ def look(connection: Session, settings: Settings, checkpoint: Checkpoint | None)
             problems.append(f"the outbox could not be counted within {STATEMENT_MS / 1000:g} s")
         except _NOT_OUR_SHAPE:
             problems.append("the outbox table has no transaction ids to count by")
+    stuck = None
+    if relay is not None:
+        found = one(connection, queries["parked_counts"], {"relay": settings.relay.name, "most": COUNTED_MOST})
+        stuck = None if found is None else Stuck(found["messages"], found["keys"], found["standing_before"])
     return DatabaseSide(
         database=server["database"],
         in_recovery=server["in_recovery"],
@@ -92,6 +96,7 @@ def look(connection: Session, settings: Settings, checkpoint: Checkpoint | None)
         epoch=None if relay is None else relay["epoch"],
         started=relay is not None and bool(relay["started"]),
         rows=counted,
+        stuck=stuck,
         timeline=server["timeline"],
         awaited=tuple(row["name"] for row in awaited if not row["active"]),
         problems=tuple(problems),

@@ -42,6 +42,15 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Stuck:
+    """Messages that wait, and of how many keys; `standing_before`: those among them that halt the relay."""
+
+    messages: int
+    keys: int
+    standing_before: int
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseSide:
     """What PostgreSQL says."""
 
@@ -59,6 +68,8 @@ class DatabaseSide:
     awaited: tuple[str, ...] = ()
     # None where no checkpoint tells the horizon, or the table has another shape
     rows: Rows | None = None
+    # None where the login may not see them
+    stuck: Stuck | None = None
     problems: tuple[str, ...] = ()
 
 

@@ -31,6 +31,7 @@ def as_json(seen: Seen, lag: Lag, findings: Sequence[Finding]) -> dict[str, Any]
         "postgres": None if database is None else _database_json(database),
         "checkpoint": None if kafka is None or kafka.checkpoint is None else _checkpoint_json(kafka, kafka.checkpoint),
         "lag": asdict(lag),
+        "stuck": None if database is None or database.stuck is None else asdict(database.stuck),
         "process": None if process is None else {**asdict(process), "halted": process.halted},
         "problems": [asdict(finding) for finding in findings],
         "unreachable": dict(seen.errors),
@@ -46,6 +47,7 @@ def as_lines(seen: Seen, lag: Lag) -> list[str]:
             ("slot", _slot(seen)),
             ("checkpoint", _checkpoint(seen)),
             ("lag", _lag(lag)),
+            ("stuck", _stuck(seen)),
             ("postgres", _postgres(seen)),
             ("process", _process(seen)),
             ("books", _books(seen)),
@@ -172,6 +174,16 @@ def _lag(lag: Lag) -> str:
     return f"{limit}{lag.events}{more} {noun}{seconds}{_bytes(lag)} ({_SOURCES[lag.source]}{bound})"
 
 
+def _stuck(seen: Seen) -> str:
+    stuck = None if seen.database is None else seen.database.stuck
+    if stuck is None:
+        return "unknown"
+    if not stuck.messages:
+        return "nothing"
+    more = " or more" if stuck.messages >= COUNTED_MOST else ""
+    return f"{stuck.messages}{more} messages of {stuck.keys} keys wait; next: dovetail stuck list"
+
+
 def _bytes(lag: Lag) -> str:
     return "" if lag.bytes is None else f", {size_text(lag.bytes)} of WAL"
 
@@ -198,7 +210,7 @@ def _process(seen: Seen) -> str:
 def _books(seen: Seen) -> str:
     balanced = None if seen.process is None else seen.process.books_balanced
     if balanced is None:
-        return "unknown: only the leader compares them, from its first event on"
+        return "not known yet: the leader compares them from its first event on"
     return "balanced" if balanced else "not balanced"
 
 

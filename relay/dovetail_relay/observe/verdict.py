@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetail_relay.errors import CheckpointLost, Diverged, Gap, SlotLost
+from dovetail_relay.errors import CheckpointLost, Diverged, Gap, SlotLost, StuckMessage
 from dovetail_relay.nouns import lsn_text
 from dovetail_relay.observe.facts import DatabaseSide, Finding, Lag, Seen, Slot
 
@@ -105,6 +105,8 @@ def _database(database: DatabaseSide, seen: Seen) -> list[Finding]:
         found.append(
             Finding("LEADER_SILENT", words, "start a second relay (dovetail relay run), which ends the silent one")
         )
+    if database.stuck is not None and database.stuck.messages and not halted:
+        found.append(Finding(StuckMessage.name, "messages wait that could not go out", "dovetail stuck list"))
     return found
 
 

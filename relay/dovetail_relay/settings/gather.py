@@ -44,6 +44,8 @@ class Gathered:
 
     found: dict[str, dict[str, tuple[object, str]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    # Whether there is a file and it could not be read.
+    unread: bool = False
 
     def put(self, section: str, key: str, value: object, origin: str) -> None:
         """Set one key; what was there before loses."""
@@ -84,28 +86,39 @@ def _from_file(gathered: Gathered, path: Path | str | None, environ: Mapping[str
     if not named and not file.is_file():
         return
     try:
-        if file.stat().st_size > _MAX_FILE_BYTES:
-            gathered.problems.append(f"{file}: is larger than {values.size_text(_MAX_FILE_BYTES)}")
-            return
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        gathered.problems.append(f"{file}: does not exist")
-    except OSError as error:
-        gathered.problems.append(f"{file}: cannot be read: {error.strerror}")
-    except UnicodeDecodeError:
-        gathered.problems.append(f"{file}: is not UTF-8 text")
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        # The decoder's message gives line and column; it does not quote the line, which may hold a password.
-        gathered.problems.append(f"{file}: is not TOML: {_toml_message(error)}")
+        document = _document(file)
+    except _Unreadable as problem:
+        gathered.problems.append(f"{file}: {problem}")
+        gathered.unread = True
     else:
         for section, table in document.items():
             _put_table(gathered, section, table)
 
 
+class _Unreadable(Exception):
+    """Why a file is no configuration, without a word of what is in it."""
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _MAX_FILE_BYTES:
+            raise _Unreadable(f"is larger than {values.size_text(_MAX_FILE_BYTES)}")
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _Unreadable("does not exist") from None
+    except OSError as error:
+        raise _Unreadable(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _Unreadable("is not UTF-8 text") from None
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        # The decoder's message gives line and column; it does not quote the line, which may hold a password.
+        raise _Unreadable(f"is not TOML: {_toml_message(error)}") from None
+
+
 def _toml_message(error: Exception) -> str:
     message = str(error)
     _, at, place = message.rpartition("(at ")
-    return f"line and column: {place.rstrip(')')}" if at else "it cannot be parsed"
+    return place.rstrip(")") if at else "it cannot be parsed"
 
 
 def _put_table(gathered: Gathered, section: str, table: object) -> None:
@@ -190,15 +203,20 @@ def _parsers(kind: type[Any]) -> dict[str, Callable[[object], Any]]:
 def _parse_section(section: str, kind: type[Any], found: Mapping[str, tuple[object, str]], problems: list[str]) -> Any:
     parsers = _parsers(kind)
     parsed: dict[str, Any] = {}
-    for key, (value, _) in found.items():
+    for key, (value, origin) in found.items():
         if key not in parsers:
-            problems.append(f"{section}.{key}: unknown key{values.did_you_mean(key, parsers)}")
+            problems.append(f"{_named(section, key, origin)}: unknown key{values.did_you_mean(key, parsers)}")
             continue
         try:
             parsed[key] = parsers[key](value)
         except values.BadValue as error:
             problems.append(f"{section}.{key}: {error}")
     return kind(**parsed)
+
+
+def _named(section: str, key: str, origin: str) -> str:
+    """What to look for: the key as the file has it, or the variable."""
+    return origin.removeprefix("environment ") if origin.startswith("environment ") else f"{section}.{key}"
 
 
 def _with_slot(relay: Relay) -> Relay:
@@ -245,14 +263,14 @@ def _parse_kafka(found: Mapping[str, tuple[object, str]], problems: list[str]) -
     kafka: Kafka = _parse_section("kafka", Kafka, own, problems)
     properties: dict[str, str | Secret] = {}
     files: dict[str, Path] = {}
-    for key, (value, _) in found.items():
+    for key, (value, origin) in found.items():
         if key in _KAFKA_OWN:
             continue
         name = key.removesuffix(_FILE_SUFFIX)
         if key != name and kafka_rules.is_secret(name):
             files[name] = Path(str(value)).expanduser()
         elif problem := kafka_rules.name_problem(key):
-            problems.append(f"kafka.{key}: {problem}")
+            problems.append(f"{_named('kafka', key, origin)}: {problem}")
         elif isinstance(value, bool):
             properties[key] = "true" if value else "false"
         elif not isinstance(value, (str, int, float)):

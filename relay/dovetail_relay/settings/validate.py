@@ -48,7 +48,11 @@ def validate(
         "postgres.operator_dsn": postgres.operator_dsn,
         "kafka.bootstrap_servers": kafka.bootstrap_servers,
     }
-    missing = [path for path in needs if not given[path] and path not in broken]
+    missing = [
+        either[0]
+        for either in (need.split("|") for need in needs)
+        if not any(given[path] or path in broken for path in either)
+    ]
     if missing:
         # One line, however many there are: whoever configures nothing has made one mistake.
         are, them = ("is", "it") if len(missing) == 1 else ("are", "them")

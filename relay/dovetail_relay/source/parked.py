@@ -36,10 +36,14 @@ class ParkedRows:
                 cursor.executemany(queries["parked_write"], [self._values(epoch, row) for row in parked])
         except psycopg.Error as error:
             raise server_error(error, "dovetail.parked") from error
-        return parse_lsn(self._session.rows(queries["parked_written_at"], {})[0]["lsn"])
+        return self.written_at()
+
+    def written_at(self) -> Lsn:
+        """The log's position behind all that this session has written."""
+        return written_at(self._session)
 
     def drop_beyond(self, durable: Checkpoint) -> None:
-        """Forget what lies beyond the checkpoint, once a leader has read it."""
+        """Forget what the checkpoint does not know of, once a leader has read it."""
         part = durable.part
         self._session.rows(
             queries["parked_drop_beyond"],
@@ -50,6 +54,7 @@ class ParkedRows:
                 "part_lsn": lsn_text(LSN_ZERO if part is None else part.commit_lsn),
                 "part_index": 0 if part is None else part.next_index,
                 "backfill": durable.backfill,
+                "parked_lsn": lsn_text(durable.parked_lsn),
             },
         )
 
@@ -66,12 +71,16 @@ class ParkedRows:
         )
 
     def follow(self, topic_of: Callable[[str], str | None]) -> None:
-        """The configuration may be a new one: what waits holds its keys in the topics where their events go now."""
+        """The configuration may be a new one: what waits holds its keys in the topics where their events go now.
+
+        A type whose route is gone waits in a queue of its own, and stays in it once there is a route again: what comes
+        then comes behind it.
+        """
         for row in self._session.rows(queries["parked_topics"], {"relay": self._relay}):
             before, aggregatetype = row["hold_topic"], row["aggregatetype"]
-            now = topic_of(aggregatetype)
-            # Those that had no route have a queue that their type keeps.
-            if now is not None and now != before and before != unrouted(aggregatetype):
+            of_its_own = unrouted(aggregatetype)
+            now = topic_of(aggregatetype) or of_its_own
+            if before not in (now, of_its_own):
                 values = {"relay": self._relay, "from": before, "to": now, "aggregatetype": aggregatetype}
                 self._session.rows(queries["parked_follow"], values)
 
@@ -112,6 +121,11 @@ class ParkedRows:
             "headers": _text((row[7] or _JSONB_EMPTY)[1:]),
             "created_us": row[8],
         }
+
+
+def written_at(session: LockSession) -> Lsn:
+    """The log's position behind all that the session has written: what a promoted server must have."""
+    return parse_lsn(session.rows(queries["parked_written_at"], {})[0]["lsn"])
 
 
 def _text(raw: str | bytes) -> str:

@@ -28,6 +28,8 @@ CREATE TABLE dovetail.parked (
     -- timestamptz as the stream carries it: µs since 2000-01-01. As a number it also holds what is no date.
     created_us         bigint NOT NULL,
     parked_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Before this position of the log nothing of the row was there: a checkpoint that knows of it lies behind.
+    written_lsn        pg_lsn NOT NULL DEFAULT pg_current_wal_insert_lsn(),
     -- The step of a command that lets it go; it has gone once the checkpoint says that this step was committed.
     command            bigint,
     step               bigint,

@@ -11,7 +11,7 @@ VALUES (
     %(headers)s::jsonb, %(created_us)s
 )
 ON CONFLICT (relay, epoch, commit_lsn, index) DO UPDATE
-SET state = excluded.state, reason = excluded.reason, message = excluded.message
+SET state = excluded.state, reason = excluded.reason, message = excluded.message, written_lsn = excluded.written_lsn
 WHERE parked.state IN ('halting', 'condemned')
 
 -- name: parked_written_at
@@ -19,15 +19,16 @@ WHERE parked.state IN ('halting', 'condemned')
 SELECT pg_current_wal_insert_lsn()::text AS lsn
 
 -- name: parked_drop_beyond
--- Rows of a batch that never committed: they stream again, and may go out this time. A row that an operator discarded
--- is condemned still.
+-- Rows of a batch that never committed: they stream again, and may go out this time. Their place tells it; or, where the
+-- same place was published since by another batch, and a failover has brought them back, when they were written. A row
+-- that an operator discarded is condemned still.
 WITH beyond AS (
     SELECT seq, state = 'discarded' AND command IS NOT NULL AS condemned
     FROM dovetail.parked
     WHERE relay = %(relay)s AND state IN ('parked', 'discarded', 'dead_lettered')
         AND NOT (
             epoch < %(epoch)s
-            OR epoch = %(epoch)s AND CASE
+            OR epoch = %(epoch)s AND written_lsn < %(parked_lsn)s::pg_lsn AND CASE
                 WHEN commit_lsn = '0/0' THEN %(backfill)s::bigint IS NULL OR index < %(backfill)s
                 ELSE commit_lsn < %(end_lsn)s::pg_lsn
                     OR commit_lsn = %(part_lsn)s::pg_lsn AND index < %(part_index)s
