@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from simulation.checks import Violation
 from simulation.plants import PLANTS
-from simulation.plants_operations import SHOWN_BY
+from simulation.plants_operations import SHOWN_BY, SHOWN_IN
 from simulation.world import Story, run
 
 # A path that no seed takes proves nothing: each of these must have come up.
@@ -135,7 +135,7 @@ def test_a_planted_mistake_is_caught(name: str, monkeypatch: pytest.MonkeyPatch)
     seen: Counter[str] = Counter()
     with pytest.raises(Violation):
         for seed in (*SHOWN_BY.get(name, ()), *range(MANY)):
-            run(seed, seen)
+            run(seed, seen, SHOWN_IN.get(name))
 
 
 def test_a_late_abort_after_a_reused_producer_is_among_what_the_seeds_reach(monkeypatch: pytest.MonkeyPatch) -> None:

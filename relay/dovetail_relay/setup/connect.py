@@ -104,7 +104,9 @@ def _statement_failure(error: psycopg.Error, role: Role) -> Exception:
         return PermissionMissing(f"the role of {_ROLE_KEYS[role]} lacks a right: {text}")
     if state in {"57P01", "57P02", "57P03", "08006", "08001"}:
         return ServerUnreachable(f"PostgreSQL ({_ROLE_KEYS[role]}): {text}")
-    if state in {"42P01", "3F000"} and "dovetail." in text.replace('"', ""):
+    # In whatever language: a table of ours, or our schema itself.
+    ours = "dovetail." in text.replace('"', "") if state == "42P01" else '"dovetail"' in text
+    if state in {"42P01", "3F000"} and ours:
         return Misconfigured(f"this database is not set up: {text}", remedy="dovetail init")
     if state == "55P03":
         return Misconfigured(f"a lock was not to be had in time: {text}", remedy="dovetail init, in a quieter moment")
