@@ -198,7 +198,7 @@ def test_what_is_not_in_the_outbox_cannot_be_replayed_and_says_why(world: World)
     said = run(world, "replay", "--id", event_id, *GO, code=2, DOVETAIL_OUTBOX__TABLE="public.orders_outbox")
     assert "cannot be replayed" in said
     assert said.count("\n") == 1
-    assert "choose some" in run(world, "replay", *GO, code=2)
+    assert "say which ones" in run(world, "replay", *GO, code=2)
     assert "--reason" in run(world, "replay", "--id", event_id, "--yes", code=2)
     assert "NOTHING_UNDER_WAY" in run(world, "replay", "--follow", code=5)
 

@@ -75,7 +75,7 @@ def test_what_is_not_stuck_is_neither_released_nor_discarded(world: World) -> No
         said = run(world, "stuck", "discard", "--id", unknown, "--yes", "--reason", "x", code=5)
         assert "NOT_STUCK" in said
     assert "is not a UUID" in run(world, "stuck", "show", "no-uuid", code=2)
-    assert "choose some" in run(world, "stuck", "release", "--yes", code=2)
+    assert "say which ones" in run(world, "stuck", "release", "--yes", code=2)
 
 
 def test_with_halt_a_discarded_message_is_passed_over_and_the_relay_goes_on(world: World) -> None:

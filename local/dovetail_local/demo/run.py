@@ -105,10 +105,10 @@ class Play:
         """Take in what has happened and show it."""
         self._children.check()
         self._seen.update(record.event_id for record in reader.poll(_TICK_SECONDS))
-        # Behind it, or more would seem published than committed.
         if "orders" in self._commands:
             self._hear_orders(self._children.lines("orders"))
-        self.figures.published = len(self._seen)
+        # The order service tells a moment later what it has committed. The books at the end are read from the servers.
+        self.figures.published = min(len(self._seen), self.figures.committed)
         if time.monotonic() >= self._count_at:
             self._count_at = time.monotonic() + _COUNT_EVERY_SECONDS
             self.figures.effects = _one(self._database, "SELECT sum(gone)::bigint FROM shop.stock")
