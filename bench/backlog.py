@@ -32,7 +32,7 @@ def drain_in_tenths(rig: Rig, rows: int) -> list[dict[str, Any]]:
         if relay.process.poll() is not None or b"relay_halted" in relay.log.read_bytes():
             raise SystemExit(relay.log.read_text()[-1000:])
         now = sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values())
-        if now - seen < rows / 10:
+        if now < rows * (len(tenths) + 1) // 10:
             time.sleep(0.05)
             continue
         took = time.monotonic() - since
