@@ -107,11 +107,11 @@ class Pipeline:
 
     @property
     def reading(self) -> bool:
-        """Whether there is room: a batch and a half may wait while another is under way; memory stays bounded."""
+        """Whether there is room: one batch may wait while another is under way; memory stays bounded."""
         ledger, limits = self.ledger, self._limits
         if self._suspicion is not None and self.in_flight is not None:
             return False
-        return self._halt is None and ledger.rows * 2 < limits.rows * 3 and ledger.bytes * 2 < limits.bytes * 3
+        return self._halt is None and ledger.rows < limits.rows and ledger.bytes < limits.bytes
 
     def be_careful(self, suspicion: Suspicion) -> None:
         """Take rows one by one while that is called for, and each as far as into Kafka before the next."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from simulation.misfortunes import FAILOVERS, ZOMBIES, Misfortune
+from simulation.misfortunes import FAILOVERS, LOSSES, ZOMBIES, Misfortune
 from simulation.pipeline import Pipeline
 from simulation.relay import Relay
 from simulation.tables import PASSED, Tables
@@ -298,15 +298,15 @@ OPERATIONS: Final[dict[str, Callable[[Patch], None]]] = {
 SHOWN_BY: Final[dict[str, tuple[int, ...]]] = {
     "a late abort": (99, 107, 150, 212, 3187),
     "another history passes": (1243,),
-    "a queue is released while a recovery publishes": (484397,),
-    "a promoted server need not know that a step is settled": (48910,),
-    "only their place tells which parked rows never were": (84195,),
-    "a promoted server need not have the marks of a step": (172837,),
-    "a recovery without a checkpoint does a step again": (382788,),
+    "a queue is released while a recovery publishes": (112700,),
+    "a promoted server need not know that a step is settled": (304681,),
+    "only their place tells which parked rows never were": (71098,),
+    "a promoted server need not have the marks of a step": (147276,),
+    "a recovery without a checkpoint does a step again": (27300,),
     "nobody looks at the lock behind the fencing": (192948,),
     "parked rows of a first batch that never committed stay": (1243,),
     "a torn checkpoint is the base": (739,),
-    "each leader numbers the steps anew": (1387,),
+    "each leader numbers the steps anew": (34012,),
     "a key is free after each step": (3397,),
     "what waits in memory is forgotten by a release": (845,),
     "a recovery does not judge again what waits": (13745,),
@@ -316,5 +316,9 @@ SHOWN_BY: Final[dict[str, tuple[int, ...]]] = {
 # And the trouble that some of them need.
 SHOWN_IN: Final[dict[str, tuple[Misfortune, ...]]] = {
     "nobody looks at the lock behind the fencing": ZOMBIES,
+    "a promoted server need not have the marks of a step": FAILOVERS,
     "a promoted server need not know that a step is settled": FAILOVERS,
+    "only their place tells which parked rows never were": FAILOVERS,
+    "a recovery without a checkpoint does a step again": LOSSES,
+    "a queue is released while a recovery publishes": LOSSES,
 }

@@ -154,7 +154,7 @@ class DeliverySection:
 
     mode: Delivery = field(default=Delivery.EXACTLY_ONCE, metadata=by(_delivery))
     # A commit costs 5 to 12 ms whatever its size: 100, 1,000, 5,000 rows reach 0.13, 0.55, 0.91 of the yardstick.
-    batch_rows: int = field(default=4000, metadata=by(values.whole(1, 100_000)))
+    batch_rows: int = field(default=6000, metadata=by(values.whole(1, 100_000)))
     # Two batches are in memory at a time.
     batch_bytes: int = field(default=4 << 20, metadata=by(values.size(64 << 10, 256 << 20)))
     # A pause after a busy commit: starting at once runs into librdkafka's fixed 20 ms wait (p50 17 ms instead of 40).
