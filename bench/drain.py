@@ -34,6 +34,7 @@ def drain(rig: Rig, mode: str, rows: int) -> Drain:
     rig.slot(f"{rig.name}_before")
     rig.slot(f"{rig.name}_after")
     rig.fill(rows)
+    rig.settle()
     end = rig.wal_end()
     before = ceiling(rig, f"{rig.name}_before", end, rows)
     marks = sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values())

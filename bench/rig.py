@@ -102,6 +102,12 @@ class Rig:
             connection.execute("SET synchronous_commit = off")
             connection.execute(statement)
 
+    def settle(self) -> None:
+        """Do now what the server would else do beside the measurement: it would hit one of the readers only."""
+        with psycopg.connect(self.endpoints.superuser_dsn, autocommit=True) as connection:
+            connection.execute("VACUUM (ANALYZE) dovetail.outbox")
+            connection.execute("CHECKPOINT")
+
     def slot(self, name: str) -> None:
         """A slot of the yardstick's own, from here on."""
         with psycopg.connect(self.endpoints.superuser_dsn, autocommit=True) as connection:
