@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from bench.rig import Rig, high_watermarks, new_rig
+from bench.rig import Rig, new_rig
 from dovetail_local.stack import Stack, temporary_folder
 
 
@@ -28,19 +29,20 @@ def drain_in_tenths(rig: Rig, rows: int) -> list[dict[str, Any]]:
     relay.wait_streaming()
     tenths: list[dict[str, Any]] = []
     seen, since = 0, time.monotonic()
-    while len(tenths) < 10:
-        if relay.process.poll() is not None or b"relay_halted" in relay.log.read_bytes():
-            raise SystemExit(relay.log.read_text()[-1000:])
-        now = sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values())
-        if now < rows * (len(tenths) + 1) // 10:
-            time.sleep(0.05)
-            continue
+    for tenth in range(1, 11):
+        due = rows * tenth // 10
+        relay.until(partial(_out, rig, due), f"{due} rows are out", 600)
+        now = rig.published()
         took = time.monotonic() - since
         tenths.append({"rows": now, "rows_per_s": round((now - seen) / took), "rss_mb": round(relay.rss_mb(), 1)})
         print(json.dumps(tenths[-1]), file=sys.stderr, flush=True)
         seen, since = now, time.monotonic()
     relay.stop()
     return tenths
+
+
+def _out(rig: Rig, rows: int) -> bool:
+    return rig.published() >= rows
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import Producer
 
-from bench.rig import PAYLOAD_BYTES, Rig, high_watermarks
+from bench.rig import PAYLOAD_BYTES, Rig
 from dovetail_local.software import postgres_binaries
 
 
@@ -37,14 +37,11 @@ def drain(rig: Rig, mode: str, rows: int) -> Drain:
     rig.settle()
     end = rig.wal_end()
     before = ceiling(rig, f"{rig.name}_before", end, rows)
-    marks = sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values())
+    marks = rig.published()
     relay = rig.relay(DOVETAIL_DELIVERY__MODE=mode)
     relay.wait_streaming()
     started = time.monotonic()
-    while sum(high_watermarks(rig.endpoints.bootstrap_servers, rig.topic).values()) - marks < rows:
-        if relay.process.poll() is not None:
-            raise SystemExit(relay.log.read_text()[-1000:])
-        time.sleep(0.05)
+    relay.until(lambda: rig.published() - marks >= rows, f"{rows} rows are out", 600)
     elapsed = time.monotonic() - started
     cpu, peak = relay.cpu_seconds(), relay.rss_mb("VmHWM")
     relay.stop()

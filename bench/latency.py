@@ -70,7 +70,7 @@ def _at_rate(rate: int, seconds: float, act: Callable[[], None]) -> None:
     while due < end:
         pause = due - time.monotonic()
         if pause > 0:
-            time.sleep(pause)
+            time.sleep(pause)  # the pace is what is asked for
         act()
         due += 1 / rate
 

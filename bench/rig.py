@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -117,6 +117,10 @@ class Rig:
         with psycopg.connect(self.endpoints.superuser_dsn, autocommit=True) as connection:
             connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
 
+    def published(self) -> int:
+        """How far the topic's partitions go, together."""
+        return sum(high_watermarks(self.endpoints.bootstrap_servers, self.topic).values())
+
     def wal_end(self) -> str:
         with psycopg.connect(self.endpoints.owner_dsn, autocommit=True) as connection:
             row = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
@@ -147,10 +151,17 @@ class RelayUnderTest:
 
     def wait_for(self, event: str) -> None:
         """Until it has logged `event`."""
-        while event.encode() not in self.log.read_bytes():
-            if self.process.poll() is not None:
-                raise SystemExit(f"the relay ended: {self.log.read_text()[-500:]}")
-            time.sleep(0.005)
+        self.until(lambda: event.encode() in self.log.read_bytes(), f"it logs {event}", 60, every=0.005)
+
+    def until(self, fact: Callable[[], bool], what: str, seconds: float, *, every: float = 0.05) -> None:
+        """Wait for a fact; ends the benchmark where the relay ends or halts, or the time is up."""
+        deadline = time.monotonic() + seconds
+        while not fact():
+            if self.process.poll() is not None or b"relay_halted" in self.log.read_bytes():
+                raise SystemExit(f"the relay ended: {self.log.read_text()[-1000:]}")
+            if time.monotonic() > deadline:
+                raise SystemExit(f"not within {seconds:g} s: {what}")
+            time.sleep(every)  # between two looks at a log or a topic, which call nobody
 
     def logged_at(self, event: str) -> float:
         """When it logged `event` first, as a Unix time."""
@@ -263,5 +274,5 @@ def new_rig(stack: Stack) -> Iterator[Rig]:
                     )
                     break
                 except psycopg.errors.ObjectInUse:
-                    time.sleep(0.05)
+                    time.sleep(0.05)  # its walsender was told to end; nothing tells when it has
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -74,7 +74,7 @@ def take_over(rig: Rig, leader: RelayUnderTest, standby: RelayUnderTest, number:
     """End the leader with signal `number`, and time the standby."""
     standby.wait_for("standing_by")
     checkpoints = Checkpoints(rig)
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(SETTLE_SECONDS)  # between two ends of leaders, so that each meets a relay at work
     reigning = checkpoints.writer_now()
     wall, started = time.time(), time.monotonic()
     leader.process.send_signal(number)

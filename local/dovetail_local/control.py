@@ -99,7 +99,7 @@ def recorded_processes(layout: Layout) -> list[Identity]:
 
 def await_until(deadline: float) -> bool:
     """Wait a moment; False once the deadline (of `time.monotonic`) has passed."""
-    time.sleep(0.01)
+    time.sleep(0.01)  # what is waited for (a file, a process of somebody else's) calls nobody
     return time.monotonic() < deadline
 
 

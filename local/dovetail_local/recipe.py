@@ -183,7 +183,7 @@ def clear_stale_postmaster(data: Path) -> None:
         kill_tree(identity)
     deadline = time.monotonic() + 5.0
     while any(identity.alive() for identity in left) and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.01)  # they are nobody's children here: nothing tells when they are gone
     (data / "postmaster.pid").unlink(missing_ok=True)
 
 

@@ -84,13 +84,8 @@ class Leftovers:
         self._rows.drop_beyond(base)
 
     def write(self, batch: Batch, epoch: int) -> Lsn:
-        """Make the batch's parked rows durable, before it commits; the log's position then.
-
-        The step of a command has written its marks: a server without them would take it for one that never was.
-        """
-        if batch.parked:
-            return self._rows.write(epoch, batch.parked)
-        return LSN_ZERO if batch.command is None else self._rows.written_at()
+        """Make the batch's parked rows durable, before it commits; the log's position then."""
+        return self._rows.write(epoch, batch.parked) if batch.parked else LSN_ZERO
 
     def write_halting(self, parked: Parked, epoch: int) -> None:
         """The row that halts the relay, for `dovetail stuck show`."""

@@ -115,10 +115,9 @@ class Machine:
         self._command_settled = False
         return self.attempt
 
-    def command_settled(self, lsn: Lsn) -> None:
-        """The step that the durable checkpoint carries is settled, before `lsn`: the next checkpoint may forget it."""
+    def command_settled(self) -> None:
+        """The step that the durable checkpoint carries is settled: the next checkpoint may forget it."""
         self._command_settled = True
-        self.rests_on(lsn)
 
     def rests_on(self, lsn: Lsn) -> None:
         """What is parked, marked or dropped before `lsn` is taken for granted from here on: a promoted server that

@@ -51,7 +51,6 @@ class Reign:
         self._side: SideThread[object] = SideThread("dovetail-commit")
         self._poll = select.poll()
         self._polled: dict[str, int] = {}
-        self._pipeline: Pipeline | None = None
         self._unreadable: CheckpointLost | None = None
         hands = Hands(
             given.settings, session, self._aside, lambda: self._heart.beat(force=True), given.stopping, given.on_step
@@ -72,7 +71,7 @@ class Reign:
             if self._given.stopping():
                 return
             at = self._admit(found)
-            pipeline = self._pipeline = self._heart.pipeline = self._assemble(at.machine(self._given.writer))
+            pipeline = self._heart.pipeline = self._assemble(at.machine(self._given.writer))
             self._backfill(pipeline, at.row)
             if not at.row.started and not self._given.stopping():
                 self._session.mark_started()
@@ -86,8 +85,8 @@ class Reign:
             self._cover_what_is_out()
             raise
         finally:
-            if self._pipeline is not None and self._pipeline.stream is not None:
-                self._pipeline.stream.close()
+            if self._heart.pipeline is not None and self._heart.pipeline.stream is not None:
+                self._heart.pipeline.stream.close()
             self._connector.close()
             if self._housekeeper is not None:
                 self._housekeeper.stop()
@@ -182,6 +181,7 @@ class Reign:
             most_bytes=settings.delivery.batch_bytes,
             topic_allowed=settings.topic_allowed,
             on_settled=machine.command_settled,
+            on_written=machine.rests_on,
         )
         self._session.listen("dovetail_command")
         desk.begin(machine.durable)
@@ -331,10 +331,10 @@ class Reign:
     def _cover_what_is_out(self) -> None:
         """The server is gone. In at_least_once the newest events may have no checkpoint yet, and a promoted server may
         lack them, unseen: it is written now. Kafka takes it from this producer unless somebody else leads already."""
-        if self._pipeline is not None and self._settings.delivery.mode is Delivery.AT_LEAST_ONCE:
-            self._pipeline.hang_up()
+        if self._heart.pipeline is not None and self._settings.delivery.mode is Delivery.AT_LEAST_ONCE:
+            self._heart.pipeline.hang_up()
             with suppress(RelayError):
-                self._pipeline.finish(DRAIN_SECONDS)
+                self._heart.pipeline.finish(DRAIN_SECONDS)
 
     # -- waiting and touching -----------------------------------------------------------------------------------------
 

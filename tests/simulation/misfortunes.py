@@ -205,7 +205,9 @@ ZOMBIES: Final = (
 )
 LOSSES: Final = (lose_all, crash, crash, freeze, bad_deliveries, bad_commits, database_crash, advance_slot)
 
+_KINDS: Final = ((0.1, FAILOVERS), (0.2, ZOMBIES), (0.3, LOSSES))
+
 
 def kind_of(roll: float) -> tuple[Misfortune, ...]:
     """What a world's trouble is made of."""
-    return (FAILOVERS if roll < 0.1 else ZOMBIES if roll < 0.2 else LOSSES) if roll < 0.3 else MISFORTUNES
+    return next((kind for below, kind in _KINDS if roll < below), MISFORTUNES)

@@ -21,7 +21,7 @@ from dovetail_relay.flight import InFlight
 from dovetail_relay.intake import Intake
 from dovetail_relay.nouns import LSN_ZERO, Batch, Checkpoint, Lsn, OutboxRow, Parked, ParkedState, Place, Record
 from dovetail_relay.parking import text
-from dovetail_relay.publish.port import Outcome, Result
+from dovetail_relay.publish.port import Outcome
 from dovetail_relay.route.headers import position_prefix
 from dovetail_schemas.headers import POSITION
 
@@ -216,7 +216,7 @@ class Pipeline(pipeline.Pipeline):
         super()._give_up(batch, places, topics)
 
     def _recycle(self, flight: InFlight, outcome: Outcome) -> None:
-        if outcome.result is Result.FENCED:
+        if outcome.reason == "fenced":
             self.world.seen["fenced with the lock held"] += self._lock_held()
         super()._recycle(flight, outcome)
 

@@ -25,8 +25,8 @@ COMMITTED = Outcome(Result.COMMITTED, "", all_acknowledged=True)
 DELIVERED = Outcome(Result.DELIVERED, "", all_acknowledged=True)
 UNKNOWN = Outcome(Result.UNKNOWN, "unknown", all_acknowledged=False)
 UNKNOWN_ACKNOWLEDGED = Outcome(Result.UNKNOWN, "unknown", all_acknowledged=True)
-FENCED = Outcome(Result.FENCED, "fenced", all_acknowledged=False)
-FENCED_ACKNOWLEDGED = Outcome(Result.FENCED, "fenced", all_acknowledged=True)
+FENCED = Outcome(Result.UNKNOWN, "fenced", all_acknowledged=False)
+FENCED_ACKNOWLEDGED = Outcome(Result.UNKNOWN, "fenced", all_acknowledged=True)
 
 
 # A dead letter of row n is written as -1 - n, its replay by command c as c * REPLAYED + n.

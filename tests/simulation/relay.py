@@ -206,7 +206,7 @@ class Relay:
         self.intake = intake
         self.desk = pipeline.desk = OperatorDesk(
             session, "sim", intake, most=world.max_rows, most_bytes=1 << 20, topic_allowed=lambda _: True,  # type: ignore[arg-type]
-            on_settled=machine.command_settled, clock=world.clock,
+            on_settled=machine.command_settled, on_written=machine.rests_on, clock=world.clock,
         )  # fmt: skip
         if world.commands:
             self.desk.begin(machine.durable)

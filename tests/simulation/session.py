@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from simulation.tables import NAME_OF, Found
 
 from dovetail_relay.errors import LeadLost
+from dovetail_relay.nouns import Lsn, parse_lsn
+from dovetail_schemas.sql import queries
 
 if TYPE_CHECKING:
     from simulation.relay import Relay
@@ -62,6 +64,9 @@ class Session:
         found = self._tables.run(name, params)
         self._strike(name)
         return found
+
+    def written_at(self) -> Lsn:
+        return parse_lsn(self.rows(queries["parked_written_at"], {})[0]["lsn"])
 
     def _strike(self, name: str) -> None:
         # What a step means in the database is where it matters most.

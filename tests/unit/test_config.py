@@ -350,6 +350,7 @@ def test_a_file_that_is_not_toml_is_named_and_not_quoted(text: str, tmp_path: Pa
     found = problems("# s3cret\n" + text, tmp_path)
     assert "is not TOML" in found[0]
     assert "s3cret" not in found[0]
+    assert "line and column" not in found[0]
 
 
 def test_a_named_file_that_does_not_exist_or_is_a_directory_is_told(tmp_path: Path) -> None:
@@ -357,6 +358,25 @@ def test_a_named_file_that_does_not_exist_or_is_a_directory_is_told(tmp_path: Pa
         load(tmp_path / "none.toml", HERE)
     with pytest.raises(ConfigInvalid, match="cannot be read"):
         load(tmp_path, HERE)
+
+
+def test_what_a_file_that_was_not_read_may_hold_is_not_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        load(tmp_path / "none.toml", {})
+    assert len(refused.value.problems) == 1
+
+
+def test_a_variable_that_is_mistyped_is_named_as_it_was_typed(tmp_path: Path) -> None:
+    assert problems("", tmp_path, DOVETAIL_RELAY__NAMEE="x")[0].startswith("DOVETAIL_RELAY__NAMEE: unknown key")
+    (found,) = problems("", tmp_path, DOVETAIL_KAFKA__LINGER_MSS="5")
+    assert found.startswith("DOVETAIL_KAFKA__LINGER_MSS: ")
+
+
+def test_a_need_that_either_of_two_keys_fills_names_the_first_where_neither_is_there() -> None:
+    needs = ("postgres.operator_dsn|postgres.dsn", "kafka.bootstrap_servers")
+    with pytest.raises(ConfigInvalid, match=r"postgres\.operator_dsn, kafka\.bootstrap_servers: are not set"):
+        load(None, {}, needs=needs)
+    load(None, HERE, needs=needs)
 
 
 def test_a_long_value_is_cut_in_the_message(tmp_path: Path) -> None:

@@ -104,9 +104,9 @@ class Play:
     def _tick(self, reader: TopicReader) -> None:
         """Take in what has happened and show it."""
         self._children.check()
-        self._seen.update(record.event_id for record in reader.poll(_TICK_SECONDS))
         if "orders" in self._commands:
             self._hear_orders(self._children.lines("orders"))
+        self._seen.update(record.event_id for record in reader.poll(_TICK_SECONDS))
         # The order service tells a moment later what it has committed. The books at the end are read from the servers.
         self.figures.published = min(len(self._seen), self.figures.committed)
         if time.monotonic() >= self._count_at:

@@ -22,7 +22,6 @@ from dovetail_relay.logs import log
 from dovetail_relay.nouns import Batch, Checkpoint, CommandStep, Lsn, Place
 from dovetail_relay.source.commands import Command, Commands, End, Kind
 from dovetail_relay.source.lead import LockSession
-from dovetail_relay.source.parked import written_at
 from dovetail_relay.telemetry import LogEvent
 from dovetail_schemas.sql import queries
 
@@ -41,7 +40,8 @@ class OperatorDesk:
         most: int,
         most_bytes: int,
         topic_allowed: Callable[[str], bool],
-        on_settled: Callable[[Lsn], None],
+        on_settled: Callable[[], None],
+        on_written: Callable[[Lsn], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
@@ -51,6 +51,7 @@ class OperatorDesk:
         self._most_bytes = most_bytes
         self._topic_allowed = topic_allowed
         self._on_settled = on_settled
+        self._on_written = on_written
         self._clock = clock
         self._commands = Commands(session.connection, relay)
         self._command: Command | None = None
@@ -77,7 +78,7 @@ class OperatorDesk:
             if command.id == step.id and plan and plan["step"] == step.step:
                 self._commands.progress(command.id, **plan, planned=None)
         if durable.command is not None:
-            self._on_settled(written_at(self._session))
+            self._settled()
         self.look()
 
     def look(self) -> None:
@@ -165,6 +166,13 @@ class OperatorDesk:
     def _write_plan(self, command: Command, work: Work) -> None:
         self._plan = {**work.facts, "step": self._number}
         self._commands.progress(command.id, planned=self._plan, waits=None)
+        # A server without the marks and the plan would take the step for one that never was.
+        self._on_written(self._session.written_at())
+
+    def _settled(self) -> None:
+        """No checkpoint need carry the step any longer, but each must lie behind its end, or it would be done again."""
+        self._on_written(self._session.written_at())
+        self._on_settled()
 
     def confirmed(self, step: CommandStep) -> None:
         command, task, plan = self._command, self._task, self._plan
@@ -174,7 +182,7 @@ class OperatorDesk:
         self._counts.take({name: value for name, value in plan.items() if name != "step"})
         self._commands.progress(command.id, **plan, planned=None)
         self._plan = None
-        self._on_settled(written_at(self._session))
+        self._settled()
 
     def refused(self, places: list[Place], topics: dict[str, str]) -> None:
         if self._command is None or self._task is None:

@@ -15,7 +15,6 @@ from dovetail_relay.intake import Intake
 from dovetail_relay.nouns import Checkpoint, Place, Record
 from dovetail_relay.source.commands import Command
 from dovetail_relay.source.lead import LockSession
-from dovetail_relay.source.parked import written_at
 from dovetail_schemas.headers import REPLAY
 from dovetail_schemas.sql import queries
 
@@ -35,7 +34,7 @@ class Replay:
         self._refused: set[Place] = set()
         self._closed: dict[str, str] = {}
         # An event that was committed and is not out yet would be published twice, and overtake those before it.
-        self._written_at = written_at(session)
+        self._written_at = session.written_at()
         self._mark = (REPLAY, str(command.id).encode())
 
     def ready(self, base: Checkpoint) -> bool:

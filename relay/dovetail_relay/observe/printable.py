@@ -23,7 +23,7 @@ def printable(text: object) -> str:
 
 
 def json_line(value: Any) -> str:
-    """`value` as JSON in one line; unsafe characters as `\\uXXXX`, so that a parser gives back exactly the same."""
+    """`value` as JSON in one line; unsafe characters as `\\u` and four hex digits, which a parser turns back."""
     return _UNSAFE.sub(_escaped, json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 

@@ -137,7 +137,7 @@ def follow(
                     return watch.until_its_end(connection)
             except ServerUnreachable as error:
                 watch.once("unreachable", f"{error}; command {command_id} stays")
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_LOOK_SECONDS)  # until it answers, or Ctrl-C
     except KeyboardInterrupt:
         _let_go(settings, command_id, say, pausable=pausable)
         raise
@@ -165,7 +165,7 @@ class _Watch:
                 self._waiting(connection)
             else:
                 self._show(command)
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_LOOK_SECONDS)  # progress is a row: the relay calls nobody for it
 
     def _say_counts(self, command: Command) -> None:
         if command.settled:

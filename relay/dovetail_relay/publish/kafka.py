@@ -296,21 +296,15 @@ class KafkaPublisher:
     def _unknown(self, reason: str, *, acknowledged: bool) -> Outcome:
         failures = self._failures
         self._discard()
-        refusals = refusals_in(failures)
-        fenced = any(error.code() == KafkaError._FENCED for _, error, _ in failures)
         if failures:
             reason = f"{reason}: {failures[0][1].name()}"
-        result = Result.FENCED if fenced else Result.UNKNOWN
-        return Outcome(result, reason, all_acknowledged=acknowledged, refusals=refusals)
+        return Outcome(Result.UNKNOWN, reason, all_acknowledged=acknowledged, refusals=refusals_in(failures))
 
     def _failed(self, raised: BaseException, *, acknowledged: bool) -> Outcome:
         error = kafka_error(raised)
         if error is None:
             raise raised
-        outcome = self._unknown(error.name(), acknowledged=acknowledged)
-        if error.code() == KafkaError._FENCED:
-            return Outcome(Result.FENCED, outcome.reason, all_acknowledged=acknowledged, refusals=outcome.refusals)
-        return outcome
+        return self._unknown(error.name(), acknowledged=acknowledged)
 
     def _discard(self) -> None:
         """Never used again, never aborted: the next `init_transactions` ends what is open."""

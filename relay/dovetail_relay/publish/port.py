@@ -21,7 +21,6 @@ class Result(StrEnum):
     COMMITTED = "committed"  # records and checkpoint are durable
     DELIVERED = "delivered"  # at_least_once: records are durable, the checkpoint was left for later
     UNKNOWN = "unknown"  # anything may have happened: fence and read
-    FENCED = "fenced"  # unknown too, and perhaps a successor: ask the lock first
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ translated, therefore an unknown one still gives a plain sentence. No message co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
@@ -97,6 +98,10 @@ def _connection_failure(text: str, settings: Settings, role: Role) -> Exception:
     return ServerUnreachable(f"PostgreSQL ({key}): {text}")
 
 
+# Names of ours in a message of whatever language: a table, or the schema itself.
+_OURS: Final = {"42P01": re.compile(r"\bdovetail\."), "3F000": re.compile(r"\bdovetail\b")}
+
+
 def _statement_failure(error: psycopg.Error, role: Role) -> Exception:
     text = scrubbed(error.diag.message_primary or error)
     state = error.sqlstate or ""
@@ -104,9 +109,8 @@ def _statement_failure(error: psycopg.Error, role: Role) -> Exception:
         return PermissionMissing(f"the role of {_ROLE_KEYS[role]} lacks a right: {text}")
     if state in {"57P01", "57P02", "57P03", "08006", "08001"}:
         return ServerUnreachable(f"PostgreSQL ({_ROLE_KEYS[role]}): {text}")
-    # In whatever language: a table of ours, or our schema itself.
-    ours = "dovetail." in text.replace('"', "") if state == "42P01" else '"dovetail"' in text
-    if state in {"42P01", "3F000"} and ours:
+    ours = _OURS.get(state)
+    if ours is not None and ours.search(text):
         return Misconfigured(f"this database is not set up: {text}", remedy="dovetail init")
     if state == "55P03":
         return Misconfigured(f"a lock was not to be had in time: {text}", remedy="dovetail init, in a quieter moment")

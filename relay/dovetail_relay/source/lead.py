@@ -229,6 +229,10 @@ class LockSession:
             return None
         return (rows[0]["seq"], rows[0]["hash"]) if rows else None
 
+    def written_at(self) -> Lsn:
+        """The log's position behind all that this session has written: what a promoted server must have."""
+        return parse_lsn(self.rows(queries["parked_written_at"], {})[0]["lsn"])
+
     def mark_started(self) -> None:
         """From now on an empty checkpoint topic is CHECKPOINT_LOST."""
         self.rows(queries["relay_mark_started"], {"relay": self._relay})

@@ -36,11 +36,7 @@ class ParkedRows:
                 cursor.executemany(queries["parked_write"], [self._values(epoch, row) for row in parked])
         except psycopg.Error as error:
             raise server_error(error, "dovetail.parked") from error
-        return self.written_at()
-
-    def written_at(self) -> Lsn:
-        """The log's position behind all that this session has written."""
-        return written_at(self._session)
+        return self._session.written_at()
 
     def drop_beyond(self, durable: Checkpoint) -> None:
         """Forget what the checkpoint does not know of, once a leader has read it."""
@@ -121,11 +117,6 @@ class ParkedRows:
             "headers": _text((row[7] or _JSONB_EMPTY)[1:]),
             "created_us": row[8],
         }
-
-
-def written_at(session: LockSession) -> Lsn:
-    """The log's position behind all that the session has written: what a promoted server must have."""
-    return parse_lsn(session.rows(queries["parked_written_at"], {})[0]["lsn"])
 
 
 def _text(raw: str | bytes) -> str:
