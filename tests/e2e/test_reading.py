@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -18,7 +18,9 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 import dovetail
-from dovetail.psycopg import Outbox
+from dovetail.errors import SchemaUnknown
+from dovetail.psycopg import Inbox, Outbox
+from dovetail.registry import HttpSchemas
 from dovetail_local.stack import Stack
 from support.waiting import wait_until
 from support.world import PARTITIONS, World, new_world
@@ -46,6 +48,8 @@ class Invoice:
     note: str | None = None
 
 
+# As the class looks after a release: the same name, and a field more.
+LaterInvoice = make_dataclass("Invoice", [("paid", bool, False)], bases=(Invoice,))
 KEYS = ["1", "key", "ключ", "a/b c", "x" * 200, "😀", "with\nnewline", "21", "00", "É"]
 DUE = datetime(2026, 3, 4, 5, 6, 7, 891_011, tzinfo=UTC)
 REFERENCE = uuid.UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -107,6 +111,23 @@ def test_confluents_own_deserialiser_reads_every_logical_type(read: Read) -> Non
     assert sorted(found) == sorted(KEYS)
     assert found[KEYS[0]] == {"street": "Main", "zip_code": "1010"}
     assert found[KEYS[1]] == {"street": "Main", "zip_code": None}
+
+
+def test_a_later_version_of_a_class_reads_older_events_by_the_relays_registry(read: Read, world: World) -> None:
+    messages, _, address = read
+    later = dovetail.event("InvoiceSent", aggregate=world.aggregate, key="invoice_id")(LaterInvoice)
+    blind = Inbox(consumer="blind", types=[later])
+    inbox = Inbox(consumer="reads both", types=[later], schemas=HttpSchemas(address))
+    with psycopg.connect(world.endpoints.app_dsn, autocommit=True) as connection:
+        with (
+            pytest.raises(SchemaUnknown, match="InvoiceSent was written with schema"),
+            connection.transaction(),
+            blind.receive(connection, messages[0]) as delivery,
+        ):
+            assert delivery.event
+        with connection.transaction(), inbox.receive(connection, messages[0]) as delivery:
+            assert delivery.event.paid is False
+            assert delivery.event.invoice_id in KEYS
 
 
 def test_the_key_is_the_aggregates_id_in_utf_8(read: Read) -> None:
