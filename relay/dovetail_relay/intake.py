@@ -278,8 +278,8 @@ class Intake:
             raise PoisonHeld(
                 f"event {stuck.event_id} cannot be published ({stuck.reason}): {stuck}", parked=parked
             ) from stuck
-        letter = parked.state is ParkedState.DEAD_LETTERED and topic is not None
-        return (self._dead_letter(parked, topic or "") if letter else None), parked
+        letter = parked.state is ParkedState.DEAD_LETTERED
+        return (self._dead_letter(parked, parked.hold[0]) if letter else None), parked
 
     def topic_of(self, aggregatetype: str) -> str | None:
         """Where events of this type go; None where they have no route."""

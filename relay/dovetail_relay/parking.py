@@ -111,9 +111,8 @@ class Parking:
         if place in self.condemned:
             return _discarded(place, hold, row)
         state = _STATE_OF[self._policy(aggregatetype)]
-        if hold in self.held or (
-            state is ParkedState.DEAD_LETTERED and not self._can_be_dead_letter(stuck, hold, place)
-        ):
+        letter = state is ParkedState.DEAD_LETTERED
+        if hold in self.held or (letter and (topic is None or not self._can_be_dead_letter(stuck, hold, place))):
             state = ParkedState.PARKED
         if state is ParkedState.PARKED:
             self.held.add(hold)

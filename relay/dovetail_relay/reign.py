@@ -333,8 +333,10 @@ class Reign:
         lack them, unseen: it is written now. Kafka takes it from this producer unless somebody else leads already."""
         if self._heart.pipeline is not None and self._settings.delivery.mode is Delivery.AT_LEAST_ONCE:
             self._heart.pipeline.hang_up()
-            with suppress(RelayError):
-                self._heart.pipeline.finish(DRAIN_SECONDS)
+            # The first ends where the batch under way was confirmed and the database should have been told.
+            for _ in range(2):
+                with suppress(RelayError):
+                    self._heart.pipeline.finish(DRAIN_SECONDS)
 
     # -- waiting and touching -----------------------------------------------------------------------------------------
 

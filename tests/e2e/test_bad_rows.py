@@ -56,6 +56,15 @@ def test_an_update_is_not_published_and_the_doctor_warns_of_it(world: World) -> 
     )
 
 
+def test_no_row_is_moved_to_another_leaf_where_it_would_stream_as_a_new_one(world: World) -> None:
+    world.relay().wait_streaming()
+    write(world, 1)
+    with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="stays in its leaf"):
+        execute(world, "UPDATE dovetail.outbox SET bucket = (bucket + 1) % 9")
+    write(world, 2)
+    wait_until(lambda: published(world) == [1, 2], 20, "each is out once")
+
+
 def test_a_truncate_takes_nothing_back_of_what_was_committed_before(world: World) -> None:
     write(world, 1, 2)
     relay = world.relay().wait_streaming()

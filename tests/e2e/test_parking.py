@@ -225,6 +225,20 @@ def test_a_dead_letter_that_kafka_refuses_as_well_is_held_and_not_lost(world: Wo
     assert read_raw(world, letters) == []
 
 
+def test_a_locked_table_is_named_with_its_holder_and_parking_goes_on_behind_it(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    with psycopg.connect(world.endpoints.owner_dsn, application_name="vacuum at noon") as connection:
+        connection.execute("LOCK TABLE dovetail.parked IN ACCESS EXCLUSIVE MODE")
+        write_unencodable(world, "bad")
+        write(world, ("bad", 1), ("good", 1))
+        said = f"dovetail.parked is locked by pid {connection.info.backend_pid} of user"
+        wait_until(lambda: said in relay.log(), 30, "who is in the way is said")
+        assert "'vacuum at noon'" in relay.log()
+        connection.rollback()
+    wait_until(lambda: out(world) == [("good", 1)], 30, f"the rest goes on; the log:\n{relay.log()[-2000:]}")
+    assert parked(world) == [("bad", "schema"), ("bad", "behind")]
+
+
 def test_rows_that_were_there_before_the_slot_are_parked_too(stack: Stack) -> None:
     with new_world(stack) as world:
         world.forget_the_slot()

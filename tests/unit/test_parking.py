@@ -255,6 +255,14 @@ def test_two_aggregate_types_of_one_topic_share_their_keys_hold() -> None:
     assert parking.of_stuck(stuck, row_of("other"), Place(Lsn(1), 2), "T").state is ParkedState.PARKED
 
 
+def test_what_has_no_topic_has_none_for_dead_letters_either_and_is_held() -> None:
+    parking = Parking(lambda _: "skip")
+    no_route = StuckMessage("no route", event_id="1", reason="route")
+    assert parking.of_stuck(no_route, row_of(), Place(Lsn(1), 0), None).state is ParkedState.PARKED
+    stuck = StuckMessage("too large", event_id="2", topic="T", reason="too_large")
+    assert parking.of_stuck(stuck, row_of("other"), Place(Lsn(2), 0), "T").state is ParkedState.DEAD_LETTERED
+
+
 def test_a_key_that_had_no_route_is_held_once_it_has_one() -> None:
     parking = Parking(lambda _: "hold")
     no_route = StuckMessage("no route", event_id="1", reason="route")

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
 
-from dovetail_relay.errors import Gap, LeadLost, Misconfigured, StreamEnded
+from dovetail_relay.errors import Gap, LeadLost, Misconfigured, PostgresUnavailable, StreamEnded
 from dovetail_relay.nouns import Lsn, RelayRow, ServerFacts, lsn_text, parse_lsn
 from dovetail_relay.source.publication import publication_fingerprint
 from dovetail_relay.source.replication import SlotBusy, server_error
 from dovetail_schemas.sql import queries
 
 # SQLSTATEs of an object that is not there: init has not run, or not since this release.
+_LOCK_TIMEOUT = "55P03"
 _NOT_INITIALISED = {"42P01": "table", "3F000": "schema", "42703": "column"}
 
 
@@ -92,6 +94,7 @@ class LockSession:
             self._connection = psycopg.connect(conninfo, autocommit=True)
             # Kafka is told to go on because of what is written here: a parked row, the mark of a command's step.
             self._connection.execute(queries["session_durable"])
+            self._connection.execute(queries["session_impatient"])
         except psycopg.Error as error:
             raise server_error(error, "PostgreSQL") from error
 
@@ -267,4 +270,18 @@ class LockSession:
                     f"this database lacks a {what} that the relay needs: init has not run, or not since this release",
                     remedy="dovetail init",
                 ) from error
-            raise server_error(error, "PostgreSQL") from error
+            raise self.refusal(error, "PostgreSQL") from error
+
+    def refusal(self, error: psycopg.Error, what: str) -> Exception:
+        """The named error for a statement of this session; says who is in the way where it waited for a lock."""
+        if error.sqlstate == _LOCK_TIMEOUT and not self._connection.closed:
+            with suppress(psycopg.Error):
+                cursor = self._connection.cursor(row_factory=dict_row)
+                holder = cursor.execute(queries["relay_table_holder"]).fetchone()
+                if holder is not None:
+                    who = f"pid {holder['pid']} of user {holder['role']!r}, application {holder['application'][:80]!r}"
+                    return PostgresUnavailable(
+                        f"{holder['relation']} is locked by {who}, and the relay waits for it",
+                        remedy=f"wait for it, or SELECT pg_terminate_backend({holder['pid']}), as a superuser",
+                    )
+        return server_error(error, what)

@@ -14,7 +14,6 @@ import psycopg
 
 from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Hold, Lsn, Parked, Place, lsn_text, parse_lsn, unrouted
 from dovetail_relay.source.lead import LockSession
-from dovetail_relay.source.replication import server_error
 from dovetail_schemas.sql import queries
 
 # 0.3 s: the lead's session shows no sign of life meanwhile, and a standby evicts who is silent for a lease.
@@ -35,7 +34,7 @@ class ParkedRows:
             with self._session.connection.cursor() as cursor:
                 cursor.executemany(queries["parked_write"], [self._values(epoch, row) for row in parked])
         except psycopg.Error as error:
-            raise server_error(error, "dovetail.parked") from error
+            raise self._session.refusal(error, "dovetail.parked") from error
         return self._session.written_at()
 
     def drop_beyond(self, durable: Checkpoint) -> None:

@@ -188,8 +188,9 @@ CREATE UNLOGGED TABLE dovetail.recovery_seen (
 );
 
 -- Rows of transactions from a horizon on that were committed before a snapshot, and that are neither in the topics, dead
--- letters included, as far as they were read back, nor answered for by the parking. A row's own xid tells when it was written, unless it was copied
--- from another cluster, whose ids mean nothing here: then the tuple's does, which is never newer in a row of our own.
+-- letters included, as far as they were read back, nor answered for by the parking. A row's own xid tells when it was
+-- written, unless it was copied from another cluster, whose ids mean nothing here: then the tuple's does, which is never
+-- newer in a row of our own.
 CREATE FUNCTION dovetail.unpublished(relay text, horizon bigint, snapshot pg_snapshot) RETURNS SETOF dovetail.outbox
 LANGUAGE sql STABLE SECURITY INVOKER
 AS $$
@@ -229,6 +230,19 @@ GRANT INSERT ON dovetail.command_event TO dovetail_operator;
 
 -- What was settled longer ago than the outbox is kept goes too; the audit log stays.
 GRANT DELETE ON dovetail.command, dovetail.command_event TO dovetail_relay;
+
+-- An update is not published, but one that moves a row between leaves streams as a new row: the event would go out twice.
+CREATE FUNCTION dovetail.outbox_stays() RETURNS trigger
+LANGUAGE plpgsql SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'dovetail.outbox: a row stays in its leaf, or its event would be published again'
+        USING ERRCODE = 'integrity_constraint_violation', HINT = 'To publish an event again: dovetail replay --id.';
+END
+$$;
+CREATE TRIGGER outbox_stays BEFORE UPDATE OF bucket ON dovetail.outbox
+    FOR EACH ROW WHEN (NEW.bucket <> OLD.bucket) EXECUTE FUNCTION dovetail.outbox_stays();
 
 -- The relay empties leaves of the ring, and can do nothing else to their rows.
 DO $$

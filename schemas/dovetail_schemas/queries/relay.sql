@@ -145,3 +145,22 @@ WHERE name = %(relay)s AND (starts > 0 OR suspect_lsn IS NOT NULL)
 -- name: session_durable
 -- What this session commits survives a crash of the server, whatever the default of the role or the database is.
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+
+-- name: session_impatient
+-- A leader that waits for a table lock shows no sign of life, and would be taken for frozen without anyone saying why.
+SELECT set_config('lock_timeout', '4s', false)
+
+-- name: relay_table_holder
+-- Who holds a table of ours in a way that the relay's statements have to wait for.
+SELECT activity.pid, coalesce(activity.usename, 'nobody') AS role, activity.application_name AS application,
+    lock.relation::regclass::text AS relation
+FROM pg_locks AS lock
+JOIN pg_class AS class ON class.oid = lock.relation
+JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
+WHERE lock.granted
+    AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND class.relnamespace = 'dovetail'::regnamespace
+    AND lock.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND lock.pid <> pg_backend_pid()
+ORDER BY lock.mode = 'AccessExclusiveLock' DESC, activity.xact_start
+LIMIT 1
