@@ -17,6 +17,7 @@ from dovetail_relay.config import load
 from dovetail_relay.nouns import Books, Checkpoint, Lsn, Sum
 from dovetail_relay.retention import LEAVES, Session, look, open_session
 from dovetail_relay.telemetry import Telemetry
+from dovetail_schemas.sql import queries
 from support.outbox_database import outbox_database as tables
 
 __all__ = ["tables"]
@@ -222,3 +223,32 @@ def test_a_look_at_much_stops_in_time_and_the_next_goes_on_from_there(place: Pla
         assert looks < 100
     assert looks > 3
     assert place.look() == 1
+
+
+@pytest.mark.parametrize("query", ["books_sums", "unpublished"])
+def test_what_waits_is_found_by_its_id_also_before_the_table_was_ever_analysed(place: Place, query: str) -> None:
+    """Without statistics the index by relay seems as good as the one by id, and each look reads every parked row."""
+    with place.owner() as owner:
+        owner.execute("ALTER TABLE dovetail.parked SET (autovacuum_enabled = off)")
+        for leaf in range(LEAVES):
+            owner.execute(f"ALTER TABLE dovetail.outbox_{leaf} SET (autovacuum_enabled = off)")  # type: ignore[call-overload]
+        day = place.now // DAY
+        owner.execute(
+            "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, created_at, bucket)"
+            " SELECT gen_random_uuid(), 'order', 'k', 'Placed', '', to_timestamp(%s), %s FROM generate_series(1, 30000)",
+            (place.now * 10, day % LEAVES),
+        )
+        owner.execute(
+            "INSERT INTO dovetail.parked (relay, epoch, commit_lsn, index, hold_topic, hold_key, reason, message, state,"
+            " id, aggregatetype, aggregateid, type, encoding, headers, created_us)"
+            " SELECT 'dovetail', 1, '0/1', seq, 't', '', 'r', 'm', 'parked', id, 'order', 'k', 'Placed', 'avro', '{}', 0"
+            " FROM dovetail.outbox"
+        )
+        asked = {
+            "relay": "dovetail", "snapshot": "1:1:", "start": place.now * 10, "end": place.now * 10 + 10,
+            "leaves": [(day + more) % LEAVES for more in (-1, 0, 1)],
+        }  # fmt: skip
+        text = queries[query] if query in queries else "SELECT * FROM dovetail.unpublished(%(relay)s, 0, '1:1:')"
+        plan = "\n".join(row[0] for row in owner.execute(f"EXPLAIN {text}", asked))  # type: ignore[call-overload]
+    assert "Anti Join" in plan
+    assert "parked_relay_epoch" not in plan

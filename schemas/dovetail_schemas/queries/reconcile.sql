@@ -53,6 +53,6 @@ FROM unnest(%(ids)s::uuid[]) AS wanted (id)
 LEFT JOIN dovetail.outbox AS event ON event.id = wanted.id
 LEFT JOIN LATERAL (
     SELECT parked.state FROM dovetail.parked
-    WHERE parked.id = wanted.id AND parked.relay = %(relay)s
+    WHERE parked.id = wanted.id AND (parked.relay = %(relay)s) IS TRUE
     ORDER BY parked.seq DESC LIMIT 1
 ) AS parked ON true
