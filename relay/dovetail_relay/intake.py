@@ -75,6 +75,9 @@ class Intake:
         self._prefix = b""
         self._final_lsn = LSN_ZERO
         self._epoch = 0
+        # Fingerprints that were looked up since these frames were read: a schema that is registered before its first
+        # event is committed would have been found.
+        self._unknown: set[bytes] = set()
         self.ledger = Ledger(LSN_ZERO, None)
         # By the server's clock: how long after its commit the newest transaction was sent, µs.
         self.behind_us = 0
@@ -95,6 +98,7 @@ class Intake:
         What goes out, and what waits; a dead letter is both. Its payload may be left out of `raw` where `size` is
         beyond the limit.
         """
+        self._unknown.clear()
         self._prefix = position_prefix(self._epoch, LSN_ZERO)
         place = Place(LSN_ZERO, seq)
         too_large = size if size > self._max_row_bytes else None
@@ -105,6 +109,7 @@ class Intake:
 
         `epoch` is that of its position, None for the one that is now.
         """
+        self._unknown.clear()
         prefix = position_prefix(self._epoch if epoch is None else epoch, place.commit_lsn)
         return self._record(cast("Row", row), prefix, place.nth)
 
@@ -121,6 +126,7 @@ class Intake:
 
     def take(self, frames: list[bytes]) -> None:
         """Every frame into the ledger. Rows come in runs between a Begin and a Commit: a run is taken at once."""
+        self._unknown.clear()
         insert, tag_at = pgoutput.INSERT, pgoutput.BODY
         run = 0
         for at, frame in enumerate(frames):
@@ -265,7 +271,8 @@ class Intake:
         try:
             record = self._mapper.record(row, prefix, index)
         except UnknownFingerprint as unknown:
-            if not self._learn(unknown.fingerprint):
+            if unknown.fingerprint in self._unknown or not self._learn(unknown.fingerprint):
+                self._unknown.add(unknown.fingerprint)
                 raise unknown.stuck() from None
             record = self._mapper.record(row, prefix, index)
         return UnkeptRecord(*record) if isinstance(row, message.MessageRow) else record

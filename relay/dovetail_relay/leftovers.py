@@ -21,6 +21,8 @@ from dovetail_relay.telemetry import LogEvent, Telemetry
 
 # A topic that nothing could be written to is tried again so often.
 CLOSED_SECONDS: Final = 30.0
+# Stuck messages of one batch that are logged by their ids: a wrong deployment makes thousands in a second.
+_MOST_LINES: Final = 20
 # Counting takes at most one part in so many of the loop's time.
 _COUNT_PAUSE: Final = 20
 
@@ -99,10 +101,12 @@ class Leftovers:
         if not batch.parked:
             return
         self.parking.passed(batch.end_lsn)
-        for row in batch.parked:
-            # One line for each stuck message; none for those that only wait behind it.
-            if row.reason != BEHIND:
-                log(_EVENT_OF[row.state], row.message, event_id=str(UUID(bytes=row.row[0])), reason=row.reason)
+        # One line for each stuck message; none for those that only wait behind it.
+        stuck = [row for row in batch.parked if row.reason != BEHIND]
+        for row in stuck[:_MOST_LINES]:
+            log(_EVENT_OF[row.state], row.message, event_id=str(UUID(bytes=row.row[0])), reason=row.reason)
+        if more := stuck[_MOST_LINES:]:
+            log(_EVENT_OF[more[0].state], "and more of its batch; next: dovetail stuck list", more=len(more))
         self.changed()
 
     def refuse(self, batch: Batch, refusals: list[Refusal], now: float) -> tuple[list[Place], dict[str, str]]:

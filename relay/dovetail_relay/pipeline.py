@@ -90,10 +90,9 @@ class Pipeline:
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def turn(self) -> None:
-        """Do everything that can be done now, without waiting."""
-        if self.stream is not None and self.reading:
-            self._read(self.stream)
+    def turn(self) -> bool:
+        """Do everything that can be done now, without waiting. Whether something came from PostgreSQL."""
+        took = self.stream is not None and self.reading and self._read(self.stream)
         done = self._side.poll()
         if done is not None:
             self._settle(*done)
@@ -104,6 +103,7 @@ class Pipeline:
         if self.stream is not None:
             self.stream.report(self.machine.durable.end_lsn)
             self.stream.heartbeat()
+        return took
 
     @property
     def reading(self) -> bool:
@@ -183,9 +183,8 @@ class Pipeline:
 
     # -- stream → ledger ----------------------------------------------------------------------------------------------
 
-    def _read(self, stream: ReplicationStream) -> None:
-        limit = READ_LIMIT if self._suspicion is None else 1
-        frames = stream.read(limit, self._limits.bytes)
+    def _read(self, stream: ReplicationStream) -> bool:
+        frames = stream.read(READ_LIMIT if self._suspicion is None else 1, self._limits.bytes)
         self._drained = stream.drained
         if frames:
             if not self.ledger.rows:
@@ -198,6 +197,7 @@ class Pipeline:
             self._telemetry.progress(received_lsn=stream.received)
             if self._suspicion is not None:
                 self.be_careful(self._suspicion)
+        return bool(frames)
 
     # -- ledger → Kafka -----------------------------------------------------------------------------------------------
 

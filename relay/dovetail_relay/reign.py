@@ -271,7 +271,9 @@ class Reign:
                 self._attach(pipeline)
             if pipeline.stream is None or pipeline.drained or not pipeline.reading:
                 self._wait(pipeline.wait_seconds(), stream=pipeline.stream if pipeline.reading else None)
-            pipeline.turn()
+            if pipeline.turn():
+                # Here and not only behind a wait: with a backlog nothing is waited for.
+                given.state.progress()
             self._heart.beat()
             if pipeline.stream is None:
                 given.state.turned()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -223,6 +225,26 @@ def test_a_dead_letter_that_kafka_refuses_as_well_is_held_and_not_lost(world: Wo
     wait_until(lambda: ("good", 1) in out(world), 30, f"the rest is out:\n{relay.log()[-2000:]}")
     assert parked(world) == [("large", "refused"), ("large", "behind")]
     assert read_raw(world, letters) == []
+
+
+def test_a_leader_at_full_speed_shows_signs_of_life_and_does_not_flood_its_log(world: World) -> None:
+    """It never waits for the stream while there is a backlog; an orchestrator must not take it for hung."""
+    with psycopg.connect(world.endpoints.owner_dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"
+            " SELECT gen_random_uuid(), %s, 'k', 'Numbered', '\\x00', %s FROM generate_series(1, 20000)",
+            (world.aggregate, UNKNOWN),
+        )
+    relay = world.relay(DOVETAIL_DELIVERY__BATCH_ROWS="1000").wait_streaming()
+    began, silences = time.monotonic(), [0.0]
+
+    def all_is_parked() -> bool:
+        silences.append(json.loads(relay.get("/livez")[1])["last_progress_seconds"])
+        return len(parked(world)) == 20_000
+
+    wait_until(all_is_parked, 120, "all is parked")
+    assert max(silences) < max(1.0, (time.monotonic() - began) / 2)
+    assert relay.log().count('"message_stuck"') < 2_000
 
 
 def test_a_locked_table_is_named_with_its_holder_and_parking_goes_on_behind_it(world: World) -> None:

@@ -235,20 +235,21 @@ def test_what_waits_is_found_by_its_id_also_before_the_table_was_ever_analysed(p
         day = place.now // DAY
         owner.execute(
             "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, created_at, bucket)"
-            " SELECT gen_random_uuid(), 'order', 'k', 'Placed', '', to_timestamp(%s), %s FROM generate_series(1, 30000)",
+            " SELECT gen_random_uuid(), 'order', 'k', 'Placed', '', to_timestamp(%s), %s"
+            " FROM generate_series(1, 30000)",
             (place.now * 10, day % LEAVES),
         )
         owner.execute(
-            "INSERT INTO dovetail.parked (relay, epoch, commit_lsn, index, hold_topic, hold_key, reason, message, state,"
-            " id, aggregatetype, aggregateid, type, encoding, headers, created_us)"
-            " SELECT 'dovetail', 1, '0/1', seq, 't', '', 'r', 'm', 'parked', id, 'order', 'k', 'Placed', 'avro', '{}', 0"
-            " FROM dovetail.outbox"
+            "INSERT INTO dovetail.parked (relay, epoch, commit_lsn, index, hold_topic, hold_key, reason, message,"
+            " state, id, aggregatetype, aggregateid, type, encoding, headers, created_us)"
+            " SELECT 'dovetail', 1, '0/1', seq, 't', '', 'r', 'm',"
+            " 'parked', id, 'order', 'k', 'Placed', 'avro', '{}', 0 FROM dovetail.outbox"
         )
         asked = {
             "relay": "dovetail", "snapshot": "1:1:", "start": place.now * 10, "end": place.now * 10 + 10,
             "leaves": [(day + more) % LEAVES for more in (-1, 0, 1)],
         }  # fmt: skip
-        text = queries[query] if query in queries else "SELECT * FROM dovetail.unpublished(%(relay)s, 0, '1:1:')"
+        text = queries.get(query, "SELECT * FROM dovetail.unpublished(%(relay)s, 0, '1:1:')")
         plan = "\n".join(row[0] for row in owner.execute(f"EXPLAIN {text}", asked))  # type: ignore[call-overload]
     assert "Anti Join" in plan
     assert "parked_relay_epoch" not in plan

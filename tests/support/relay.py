@@ -45,8 +45,9 @@ class RelayProcess:
         return self.log_path.read_text()
 
     def events(self) -> list[dict[str, object]]:
-        """The log lines so far, as objects."""
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        """The log lines so far, as objects; the last may be half written."""
+        whole, _, _ = self.log().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     @property
     def halts(self) -> list[str]:
