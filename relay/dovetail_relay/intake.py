@@ -26,8 +26,9 @@ from dovetail_relay.nouns import (
     Record,
     UnkeptRecord,
     dead_letter_topic,
+    text_of,
 )
-from dovetail_relay.parking import Parking, text
+from dovetail_relay.parking import Parking
 from dovetail_relay.route.headers import build, position_prefix, time_text, uuid_text
 from dovetail_relay.route.mapper import Mapper, Row
 from dovetail_relay.source.replication import KEEPALIVE
@@ -278,7 +279,7 @@ class Intake:
         return UnkeptRecord(*record) if isinstance(row, message.MessageRow) else record
 
     def _stuck(self, stuck: StuckMessage, row: Row, place: Place) -> tuple[Record | None, Parked | None]:
-        topic = stuck.topic or self.topic_of(text(row[1]))
+        topic = stuck.topic or self.topic_of(text_of(row[1]))
         parked = self.parking.of_stuck(stuck, row, place, topic)
         self._telemetry.stuck(stuck.reason)
         if parked.state is ParkedState.HALTING:
@@ -304,7 +305,7 @@ class Intake:
         except OverflowError:
             time = b""
         headers: list[tuple[str, str | bytes | None]] = [
-            *build(uuid_text(row[0]), text(row[3]).encode(), time, position),
+            *build(uuid_text(row[0]), text_of(row[3]).encode(), time, position),
             (STUCK_REASON, parked.reason.encode()),
             (STUCK_MESSAGE, parked.message.encode()),
             (STUCK_TOPIC, topic.encode()),

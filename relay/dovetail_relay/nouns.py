@@ -74,9 +74,19 @@ class Place(NamedTuple):
     nth: int
 
 
+def text_of(name: str | bytes) -> str:
+    """A name as a row carries it, so that any text column takes it: what is not UTF-8 stays visible as such.
+
+    Neither a zero byte nor half a surrogate pair can be in one; only what nobody could read holds it.
+    """
+    read = name if isinstance(name, str) else name.decode(errors="replace")
+    return read.encode(errors="replace").decode().replace("\0", "�")
+
+
 def unrouted(aggregatetype: str) -> str:
     """The name of the queue of what has no route; no topic is called like it."""
-    return f"?{aggregatetype}"
+    # In a table that is not ours the type may be longer than an entry of the queue's index can be.
+    return f"?{aggregatetype[:200]}"
 
 
 def dead_letter_topic(topic: str) -> str:

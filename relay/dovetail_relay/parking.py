@@ -10,16 +10,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from typing import Final
 
 from dovetail_relay.errors import StuckMessage
-from dovetail_relay.nouns import Hold, Lsn, OutboxRow, Parked, ParkedState, Place, Record, dead_letter_topic, unrouted
+from dovetail_relay.nouns import (
+    Hold,
+    Lsn,
+    OutboxRow,
+    Parked,
+    ParkedState,
+    Place,
+    Record,
+    dead_letter_topic,
+    text_of,
+    unrouted,
+)
 
 # The reason of a row that is well itself and waits for one before it.
 BEHIND: Final = "behind"
 REFUSED: Final = "refused"
 TOPIC: Final = "topic"
 CRASH: Final = "crash"
+# As long as a key of the outbox may be.
+_LONGEST_KEY: Final = 1024
 _STATE_OF: Final = {
     "hold": ParkedState.PARKED,
     "halt": ParkedState.HALTING,
@@ -88,7 +102,7 @@ class Parking:
 
     def of_record(self, record: Record, row: OutboxRow, place: Place, event_id: str) -> Parked | None:
         """Whether a row that could be made into `record` waits all the same. Raises StuckMessage for a refused one."""
-        hold = self._hold(record.topic, text(row[1]), record.key)
+        hold = self._hold(record.topic, text_of(row[1]), record.key)
         if place in self.condemned:
             return _discarded(place, hold, row)
         if hold in self.held:
@@ -106,7 +120,7 @@ class Parking:
 
         `topic` is where rows of its aggregate type go, None where that is unknown.
         """
-        aggregatetype = text(row[1])
+        aggregatetype = text_of(row[1])
         hold = self._hold(topic, aggregatetype, row[2])
         if place in self.condemned:
             return _discarded(place, hold, row)
@@ -124,6 +138,7 @@ class Parking:
 
         They are still the ones before it, and would be overtaken.
         """
+        key = _in_index(key)
         waiting = (unrouted(aggregatetype), key)
         return waiting if topic is None or waiting in self.held else (topic, key)
 
@@ -140,6 +155,6 @@ def _discarded(place: Place, hold: Hold, row: OutboxRow) -> Parked:
     return Parked(place, hold, "discarded", "discarded by an operator", ParkedState.DISCARDED, row)
 
 
-def text(name: str | bytes) -> str:
-    """A name as a row carries it; what is not UTF-8 stays visible as such."""
-    return name if isinstance(name, str) else name.decode(errors="replace")
+def _in_index(key: bytes) -> bytes:
+    """The key as the queue's index takes it: in a table that is not ours it may be longer than an entry can be."""
+    return key if len(key) <= _LONGEST_KEY else b"sha256:" + sha256(key).digest()

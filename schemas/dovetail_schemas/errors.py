@@ -27,7 +27,14 @@ class SchemaWarning(UserWarning):
 
 
 class SchemaMismatch(DovetailError, ValueError, TypeError):
-    """The value does not fit the schema: wrong type, out of range, a field missing or too many."""
+    """The value does not fit the schema: wrong type, out of range, a field missing or too many.
+
+    `without_value` says the same with nothing of the value in it.
+    """
+
+    def __init__(self, message: str, *, without_value: str | None = None) -> None:
+        super().__init__(message)
+        self.without_value = message if without_value is None else without_value
 
 
 class DecodeError(DovetailError, ValueError):

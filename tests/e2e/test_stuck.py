@@ -69,6 +69,17 @@ def test_a_discard_gives_up_the_message_and_publishes_what_was_behind_it(world: 
     assert (kept["id"], kept["state"]) == (queue[0], "discarded")
 
 
+def test_a_message_behind_one_that_stays_can_be_discarded_too(world: World) -> None:
+    world.relay().wait_streaming()
+    queue = held_queue(world)
+    done = run(world, "stuck", "discard", "--id", queue[2], "--yes", "--reason", "a test event")
+    assert (done["discarded"], done.get("published", 0)) == (1, 0)
+    assert parked(world) == [("bad", "schema"), ("bad", "behind"), ("bad", "behind")]
+    cure(world)
+    assert run(world, "stuck", "release", "--all", "--yes")["published"] == 3
+    assert order_of(world, "bad") == [queue[0], queue[1], queue[3]]
+
+
 def test_what_is_not_stuck_is_neither_released_nor_discarded(world: World) -> None:
     world.relay().wait_streaming()
     (event_id,) = write(world, ("good", 1))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dovetail_local.endpoints import Endpoints
+from dovetail_relay.errors import StuckMessage
 from dovetail_relay.nouns import Checkpoint, Lsn, Parked, ParkedState, Part, Place
+from dovetail_relay.parking import Parking
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.parked import ParkedRows
 from dovetail_schemas.sql import queries
@@ -29,8 +34,8 @@ AT = Checkpoint(
 @pytest.fixture
 def session(outbox_database: Endpoints) -> Iterator[LockSession]:
     admit_logins(outbox_database)
-    settings = settings_of(outbox_database)
-    opened = LockSession(outbox_database.relay_dsn, slot=settings.relay.slot, relay=settings.relay.name)
+    wanted = settings_of(outbox_database).relay
+    opened = LockSession(outbox_database.relay_dsn, slot=wanted.slot, relay=wanted.name)
     yield opened
     opened.close()
 
@@ -43,6 +48,27 @@ def rows(session: LockSession) -> ParkedRows:
 def parked(lsn: int, nth: int, state: ParkedState = ParkedState.PARKED, key: bytes = b"k") -> Parked:
     row = (bytes(16), b"a", key, b"T", b"", None, b"avro", None, 0)
     return Parked(Place(Lsn(lsn), nth), ("T", key), "schema", "m", state, row)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    aggregatetype=st.one_of(st.text(), st.binary(), st.text(min_size=3000, max_size=3100)),
+    key=st.one_of(st.binary(), st.binary(min_size=5000, max_size=6000)),
+    kind=st.one_of(st.text(), st.binary()),
+    headers=st.binary(),
+    said=st.text(st.characters()),
+    created=st.integers(-(2**63), 2**63 - 1),
+)
+def test_whatever_a_row_holds_it_can_be_parked(
+    rows: ParkedRows, aggregatetype: str | bytes, key: bytes, kind: str | bytes, headers: bytes, said: str, created: int
+) -> None:
+    """A row that cannot would end each leader in turn."""
+    row = (bytes(16), aggregatetype, key, kind, b"", None, b"avro", headers, created)
+    stuck = StuckMessage(said, event_id="", reason="headers")
+    place = Place(Lsn(random.getrandbits(60)), 0)
+    for topic in ("t", None):
+        rows.write(2, [Parking(lambda _: "hold").of_stuck(stuck, row, place, topic)])  # type: ignore[arg-type]
+        place = Place(place.commit_lsn, 1)
 
 
 def left(session: LockSession) -> list[tuple[int, str, int]]:

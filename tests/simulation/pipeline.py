@@ -19,8 +19,18 @@ from dovetail_relay.errors import StuckMessage
 from dovetail_relay.fencing import fence_and_read
 from dovetail_relay.flight import InFlight
 from dovetail_relay.intake import Intake
-from dovetail_relay.nouns import LSN_ZERO, Batch, Checkpoint, Lsn, OutboxRow, Parked, ParkedState, Place, Record
-from dovetail_relay.parking import text
+from dovetail_relay.nouns import (
+    LSN_ZERO,
+    Batch,
+    Checkpoint,
+    Lsn,
+    OutboxRow,
+    Parked,
+    ParkedState,
+    Place,
+    Record,
+    text_of,
+)
 from dovetail_relay.publish.port import Outcome
 from dovetail_relay.route.headers import position_prefix
 from dovetail_schemas.headers import POSITION
@@ -110,7 +120,7 @@ class Mapper:
         self._world = world
 
     def target(self, aggregatetype: str | bytes) -> Target:
-        if text(aggregatetype) in self._world.unrouted:
+        if text_of(aggregatetype) in self._world.unrouted:
             raise StuckMessage("no route", event_id="", reason="route")
         return Target()
 

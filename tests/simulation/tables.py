@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simulation.rows import ROWS
 
-from dovetail_relay.nouns import Checkpoint, Lsn, lsn_text, parse_lsn
-from dovetail_relay.parking import text
+from dovetail_relay.nouns import Checkpoint, Lsn, lsn_text, parse_lsn, text_of
 from dovetail_schemas.sql import queries
 
 if TYPE_CHECKING:
@@ -174,12 +173,12 @@ class Tables:
 
     def _topics(self, params: Mapping[str, Any]) -> Found:
         del params
-        found = {(row["hold_topic"], text(ROWS[row["n"]][1])) for row in self._of("parked")}
+        found = {(row["hold_topic"], text_of(ROWS[row["n"]][1])) for row in self._of("parked")}
         return [{"hold_topic": topic, "aggregatetype": aggregatetype} for topic, aggregatetype in sorted(found)]
 
     def _follow(self, params: Mapping[str, Any]) -> Found:
         for row in self._of("parked"):
-            if (row["hold_topic"], text(ROWS[row["n"]][1])) == (params["from"], params["aggregatetype"]):
+            if (row["hold_topic"], text_of(ROWS[row["n"]][1])) == (params["from"], params["aggregatetype"]):
                 self._set(row, hold_topic=params["to"])
         return []
 

@@ -6,11 +6,15 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import fastavro
 import psycopg
 from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.serialization import MessageField, SerializationContext
 
 from dovetail_local.endpoints import Endpoints
 from dovetail_local.stack import Stack
@@ -220,3 +224,16 @@ def new_world(stack: Stack, **environ: str) -> Iterator[World]:
             yield world
         finally:
             world.close()
+
+
+@contextmanager
+def app(world: World, *, autocommit: bool = False) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of the service."""
+    with psycopg.connect(world.endpoints.app_dsn, autocommit=autocommit) as connection:
+        yield connection
+
+
+def decoded(world: World, message: Message) -> Any:
+    """As Confluent's own deserialiser reads it, asking the relay for the schema."""
+    client = SchemaRegistryClient({"url": f"http://127.0.0.1:{world.relays[0].port()}"})
+    return AvroDeserializer(client)(message.value(), SerializationContext(message.topic(), MessageField.VALUE))

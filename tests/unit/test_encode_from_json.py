@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail_relay.encode.from_json import FromJson
+from dovetail_relay.encode.from_json import FromJson, Unfit
 from dovetail_schemas.avro import Codec
 
 
@@ -132,3 +132,40 @@ def test_any_json_is_encoded_or_a_value_error(value: object) -> None:
         except ValueError:
             continue
         assert isinstance(body, bytes)
+
+
+LINES = {"type": "array", "items": {"type": "record", "name": "Line", "fields": [{"name": "price", "type": DECIMAL}]}}
+DAY = {"type": "int", "logicalType": "date"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "said"),
+    [
+        ({"n": "long"}, '{"n": 8675309.5}', "E.n: the number is not a long"),
+        ({"n": "int"}, '{"n": 8675309867}', "E.n: the number is out of range for int: -2**31 to 2**31-1"),
+        ({"n": "int"}, '{"n": "8675309"}', "E.n: a str of 7 characters is not an int"),
+        ({"n": "int"}, '{"n": null}', "E.n: None is not an int"),
+        ({"n": "int"}, "{}", "E.n: is missing and has no default"),
+        ({"n": "int"}, '{"n": 1, "8675309": 1}', "E: has a field that is none of n"),
+        ({"n": "int"}, "[8675309]", "E: a list of 1 is not a record: a dict, a dataclass or a model"),
+        ({"l": LINES}, '{"l": [{"price": 1}, {"price": 8675309.867}]}', "E.l[1].price: the number does not fit"),
+        ({"d": DAY}, '{"d": "8675309"}', "E.d: the text is not ISO 8601"),
+        (
+            {"b": {"type": "map", "values": "bytes"}},
+            '{"b": {"8675309": "8675309"}}',
+            "E.b{0}: the text is neither base64",
+        ),
+        ({"n": "int"}, '{"n": 8675309', "it is not JSON"),
+        ({"n": "int"}, '{"n": 8675309, "m": NaN}', "it is not JSON"),
+        ({"n": "int"}, '{"n": ' + "[" * 100_000, "it is nested too deep"),
+        ({"n": "int"}, '{"n": 1e400}', "E.n: the number is not an int"),
+    ],
+)
+def test_what_does_not_fit_is_told_by_its_place_and_its_rule_and_never_by_its_value(
+    fields: dict[str, Any], text: str, said: str
+) -> None:
+    with pytest.raises(Unfit) as caught:
+        FromJson(record(**fields)).encode(text.encode())
+    assert said in str(caught.value)
+    assert "8675309" not in str(caught.value)
+    assert caught.value.__suppress_context__

@@ -16,6 +16,7 @@ from dovetail_relay.desk.task import Counts, Work, place_in, row_of
 from dovetail_relay.errors import StuckMessage
 from dovetail_relay.intake import Intake
 from dovetail_relay.nouns import Checkpoint, Hold, Place, Record, UnkeptRecord
+from dovetail_relay.parking import REFUSED, TOPIC
 from dovetail_relay.source.commands import Command
 from dovetail_relay.source.lead import LockSession
 from dovetail_schemas.sql import queries
@@ -56,10 +57,11 @@ class Release:
             discarded: list[int] = []
             for row in found:
                 hold = (row["hold_topic"], bytes(row["hold_key"]))
-                if hold in self._stopped:
-                    continue
                 if self._discards and row["chosen"]:
+                    # Also behind a row that stays: nobody's order depends on it.
                     discarded.append(row["seq"])
+                elif hold in self._stopped:
+                    continue
                 elif (record := self._record(row, hold)) is not None:
                     records.append(record)
                 else:
@@ -84,8 +86,11 @@ class Release:
     def refused(self, places: list[Place], topics: dict[str, str]) -> None:
         self._after = self._began_after
         for place, (seq, hold) in self._step.items():
-            if place in places or hold[0] in topics:
-                self._stay(seq, hold, StuckMessage("Kafka refuses it", event_id="", reason="refused"))
+            if place in places:
+                code = self._intake.parking.refused.get(place, "for what it is")
+                self._stay(seq, hold, StuckMessage(f"Kafka refuses it: {code}", event_id="", reason=REFUSED))
+            elif hold[0] in topics:
+                self._stay(seq, hold, StuckMessage(f"topic {hold[0]} {topics[hold[0]]}", event_id="", reason=TOPIC))
         self._session.rows(
             queries["desk_unmark"], {"relay": self._chosen["relay"], "command": self._id, "step": -1}
         )  # nothing of this step was committed
@@ -113,12 +118,13 @@ class Release:
         """What goes out; None where the key's queue stops here."""
         try:
             if bytes(row["encoding"]) == NOT_TAKEN_IN:
-                said = "its payload was never taken in; discard it, and replay it from the outbox under a higher limit"
+                again = "replay it from the outbox" if row["kept"] else "let its service publish it again"
+                said = f"its payload was never taken in; discard it, and {again} under a higher limit"
                 raise StuckMessage(said, event_id="", reason="too_large")
             record = self._intake.record_of(standard_row(row_of(row)), place_in(row), row["epoch"])
             why = self._intake.parking.closed.get(record.topic)
             if why is not None:
-                raise StuckMessage(f"topic {record.topic} {why}", event_id="", reason="topic")
+                raise StuckMessage(f"topic {record.topic} {why}", event_id="", reason=TOPIC)
         except StuckMessage as stuck:
             self._stay(row["seq"], hold, stuck)
             return None

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from dovetail_relay.encode.from_json import FromJson
+from dovetail_relay.encode.from_json import FromJson, Unfit
 from dovetail_relay.errors import StuckMessage
+from dovetail_schemas.errors import SchemaInvalid
 
 _MAGIC: Final = b"\0"
 _LARGEST_ID: Final = 0xFFFFFFFF
@@ -98,11 +99,11 @@ class Encoder:
     def _encoded(self, fingerprint: bytes, payload: bytes, event_id: str) -> bytes:
         try:
             return self._converter(fingerprint, event_id).encode(payload)
-        except ValueError:
-            # The cause may quote the value that does not fit.
-            raise StuckMessage(
-                f"the row's JSON does not fit schema {fingerprint.hex()}", event_id=event_id, reason="encoding"
-            ) from None
+        except Unfit as unfit:
+            what = f"the row's JSON does not fit schema {fingerprint.hex()}: {unfit}"
+        except SchemaInvalid as invalid:
+            what = f"schema {fingerprint.hex()} cannot be written from JSON, publish with the SDK: {invalid}"
+        raise StuckMessage(what, event_id=event_id, reason="encoding") from None
 
     def _converter(self, fingerprint: bytes, event_id: str) -> FromJson:
         found = self._from_json.get(fingerprint)

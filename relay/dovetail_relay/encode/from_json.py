@@ -20,12 +20,13 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
 from dovetail_schemas.avro import Codec
+from dovetail_schemas.errors import SchemaMismatch
 
 Convert = Callable[[Any], Any]
 
@@ -33,6 +34,10 @@ Convert = Callable[[Any], Any]
 _LONG_DIGITS: Final = 20
 _LONG_END: Final = 2**63
 _BEYOND_MICROSECONDS: Final = re.compile(r"[.,]\d{6}(\d+)", re.ASCII)
+
+
+class Unfit(ValueError):
+    """The JSON does not fit. The message says where and which rule, and has nothing of the payload in it."""
 
 
 class FromJson:
@@ -43,13 +48,31 @@ class FromJson:
         self._convert = _Compiler().compile(json.loads(self._codec.normalised))
 
     def encode(self, payload: bytes) -> bytes:
-        """The Avro body of a JSON text in UTF-8. Raises ValueError for what is not JSON or does not fit."""
+        """The Avro body of a JSON text in UTF-8. Raises Unfit for what is not JSON or does not fit."""
         try:
             value = json.loads(payload, parse_float=Decimal, parse_constant=_refuse_constant)
+        except RecursionError:
+            raise Unfit("it is nested too deep") from None
+        except ValueError:
+            raise Unfit("it is not JSON") from None
+        try:
             return self._codec.encode(self._convert(value))
+        except _Misplaced as misplaced:
+            place = f"{self._codec.name.rpartition('.')[2]}{''.join(reversed(misplaced.path))}"
+            raise Unfit(f"{place}: {misplaced}") from None
+        except SchemaMismatch as mismatch:
+            raise Unfit(mismatch.without_value) from None
         except (RecursionError, OverflowError):
             # OverflowError: an integer of hundreds of digits, or a time zone off the calendar.
-            raise ValueError("the JSON is nested too deep or holds a number out of all bounds") from None
+            raise Unfit("it is nested too deep or holds a number out of all bounds") from None
+
+
+class _Misplaced(Exception):
+    """A value that cannot be converted; `path` is collected from the inside out."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(rule)
+        self.path: list[str] = []
 
 
 class _Compiler:
@@ -86,7 +109,14 @@ class _Compiler:
             if not isinstance(value, dict):
                 return value
             # A field that the schema does not have stays, for the codec to refuse.
-            return {name: fields.get(name, _same)(item) for name, item in value.items()}
+            found, name = {}, ""
+            try:
+                for name, item in value.items():
+                    found[name] = fields.get(name, _same)(item)
+            except _Misplaced as misplaced:
+                misplaced.path.append(f".{name}")
+                raise
+            return found
 
         return self._keep(node, convert)
 
@@ -131,7 +161,10 @@ def _decimal(value: Any) -> Any:
 def _bytes(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return bytes.fromhex(value[2:]) if value.startswith(r"\x") else b64decode(value, validate=True)
+    try:
+        return bytes.fromhex(value[2:]) if value.startswith(r"\x") else b64decode(value, validate=True)
+    except ValueError:
+        raise _Misplaced("the text is neither base64 nor \\x and hexadecimal digits") from None
 
 
 def _parsed(parse: Callable[[str], Any]) -> Convert:
@@ -140,18 +173,41 @@ def _parsed(parse: Callable[[str], Any]) -> Convert:
             return value
         # Python cuts what comes after the microseconds off; a clock in nanoseconds has digits there.
         if (cut := _BEYOND_MICROSECONDS.search(value)) and cut[1].strip("0"):
-            raise ValueError("the time is finer than a microsecond")
-        return parse(value)
+            raise _Misplaced("the time is finer than a microsecond")
+        try:
+            return parse(value)
+        except ValueError:
+            raise _Misplaced("the text is not ISO 8601") from None
 
     return convert
 
 
 def _each(convert: Convert) -> Convert:
-    return lambda value: [convert(item) for item in value] if isinstance(value, list) else value
+    def each(value: Any) -> Any:
+        return _all(convert, value, "[]") if isinstance(value, list) else value
+
+    return each
 
 
 def _each_value(convert: Convert) -> Convert:
-    return lambda value: {k: convert(item) for k, item in value.items()} if isinstance(value, dict) else value
+    def each_value(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return dict(zip(value, _all(convert, value.values(), "{}"), strict=True))
+
+    return each_value
+
+
+def _all(convert: Convert, items: Iterable[Any], brackets: str) -> list[Any]:
+    """Each item converted. A map's keys are data: its places are counted too."""
+    found: list[Any] = []
+    try:
+        for item in items:
+            found.append(convert(item))  # noqa: PERF401 - its length is the failing index
+    except _Misplaced as misplaced:
+        misplaced.path.append(f"{brackets[0]}{len(found)}{brackets[1]}")
+        raise
+    return found
 
 
 def _refuse_constant(_name: str) -> NoReturn:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import psycopg
 
-from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Hold, Lsn, Parked, Place, lsn_text, parse_lsn, unrouted
+from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Hold, Lsn, Parked, Place, lsn_text, parse_lsn, text_of, unrouted
 from dovetail_relay.source.lead import LockSession
 from dovetail_schemas.sql import queries
 
@@ -104,20 +104,15 @@ class ParkedRows:
             "hold_topic": parked.hold[0],
             "hold_key": parked.hold[1],
             "reason": parked.reason,
-            "message": parked.message[:1000],
+            "message": text_of(parked.message[:1000]),
             "state": parked.state.value,
             "id": UUID(bytes=row[0]),
-            "aggregatetype": _text(row[1]),
-            "aggregateid": _text(row[2]),
-            "type": _text(row[3]),
+            "aggregatetype": text_of(row[1]),
+            "aggregateid": text_of(row[2]),
+            "type": text_of(row[3]),
             "payload": row[4],
             "schema_fingerprint": row[5],
-            "encoding": _text(row[6]),
-            "headers": _text((row[7] or _JSONB_EMPTY)[1:]),
+            "encoding": text_of(row[6]),
+            "headers": row[7] or _JSONB_EMPTY,
             "created_us": row[8],
         }
-
-
-def _text(raw: str | bytes) -> str:
-    # A zero byte cannot be in a text column; only what nobody could read holds one.
-    return (raw if isinstance(raw, str) else raw.decode(errors="replace")).replace("\0", "�")

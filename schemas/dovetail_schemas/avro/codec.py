@@ -40,7 +40,8 @@ class Codec:
         try:
             lowered = self._lower(datum, 0)
         except Misfit as misfit:
-            raise SchemaMismatch(f"{self._label}{''.join(reversed(misfit.path))}: {misfit}") from None
+            place = f"{self._label}{''.join(reversed(misfit.path))}"
+            raise SchemaMismatch(f"{place}: {misfit}", without_value=f"{place}: {misfit.rule}") from None
         except RecursionError:
             raise SchemaMismatch(f"{self._label}: the value is nested too deep") from None
         out = BytesIO()

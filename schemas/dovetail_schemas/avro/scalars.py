@@ -6,6 +6,7 @@ what the value is not.
 
 import decimal
 import enum
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, datetime, time
@@ -18,15 +19,21 @@ from dovetail_schemas.avro.logical import DAY_US, EPOCH, EPOCH_DAY, LOCAL_EPOCH,
 Lower = Callable[[Any, int], Any]
 
 SHOWN_CHARS = 80
+# What `show` makes of a number, at the beginning of a message.
+_NUMBER = re.compile(r"^(?:-?\d\S*|Decimal\('[^']*'?\)?…?|-?inf|nan|a huge int)(?= )")
 _FLOAT_MAX = 3.4028234663852886e38
 _EXACT_FLOAT = {"float": 2**24, "double": 2**53}
 
 
 class Misfit(Exception):
-    """A value that does not fit; `path` is collected from the inside out."""
+    """A value that does not fit; `path` is collected from the inside out.
 
-    def __init__(self, problem: str) -> None:
+    `rule` is the problem without anything of the value, for logs that must not carry any.
+    """
+
+    def __init__(self, problem: str, rule: str | None = None) -> None:
         super().__init__(problem)
+        self.rule = _NUMBER.sub("the number", problem) if rule is None else rule
         self.path: list[str] = []
 
 

@@ -159,7 +159,10 @@ def _uneven(value: dict[Any, Any], fields: list[tuple[str, Lower, Any]], depth: 
     extra = value.keys() - {name for name, _, _ in fields}
     if extra:
         shown = ", ".join(sorted(repr(key) if isinstance(key, str) else type(key).__name__ for key in extra))
-        raise Misfit(f"the record has no field {shown[:SHOWN_CHARS]}")
+        known = ", ".join(name for name, _, _ in fields)
+        raise Misfit(
+            f"the record has no field {shown[:SHOWN_CHARS]}", f"has a field that is none of {known[:SHOWN_CHARS]}"
+        )
     found = {}
     for name, lower_field, default in fields:
         try:

@@ -24,7 +24,8 @@ CREATE TABLE dovetail.parked (
     payload            bytea,
     schema_fingerprint bytea,
     encoding           text NOT NULL,
-    headers            jsonb NOT NULL,
+    -- As the stream carries them: jsonb would refuse what a logical message may hold, and the relay could not go on.
+    headers            bytea NOT NULL,
     -- timestamptz as the stream carries it: µs since 2000-01-01. As a number it also holds what is no date.
     created_us         bigint NOT NULL,
     parked_at          timestamptz NOT NULL DEFAULT clock_timestamp(),

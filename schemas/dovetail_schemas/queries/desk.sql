@@ -27,7 +27,7 @@ SELECT seq, epoch, commit_lsn::text AS commit_lsn, index, hold_topic, hold_key,
     EXISTS (SELECT FROM dovetail.outbox WHERE outbox.id = parked.id) AS kept,
     uuid_send(id) AS id, convert_to(aggregatetype, 'UTF8') AS aggregatetype,
     convert_to(aggregateid, 'UTF8') AS aggregateid, convert_to(type, 'UTF8') AS type, payload, schema_fingerprint,
-    convert_to(encoding, 'UTF8') AS encoding, jsonb_send(headers) AS headers, int8send(created_us) AS created_us
+    convert_to(encoding, 'UTF8') AS encoding, headers, int8send(created_us) AS created_us
 FROM (
     SELECT seq, sum(size) OVER (ORDER BY seq) - size AS bytes_before
     FROM (

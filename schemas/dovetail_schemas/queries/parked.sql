@@ -8,7 +8,7 @@ INSERT INTO dovetail.parked (
 VALUES (
     %(relay)s, %(epoch)s, %(commit_lsn)s::pg_lsn, %(index)s, %(hold_topic)s, %(hold_key)s, %(reason)s, %(message)s,
     %(state)s, %(id)s, %(aggregatetype)s, %(aggregateid)s, %(type)s, %(payload)s, %(schema_fingerprint)s, %(encoding)s,
-    %(headers)s::jsonb, %(created_us)s
+    %(headers)s, %(created_us)s
 )
 ON CONFLICT (relay, epoch, commit_lsn, index) DO UPDATE
 SET state = excluded.state, reason = excluded.reason, message = excluded.message, written_lsn = excluded.written_lsn
