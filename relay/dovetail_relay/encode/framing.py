@@ -83,7 +83,7 @@ class Encoder:
             return None
         if fingerprint is None:
             raise StuckMessage(
-                'the row names no schema; register one, or route the type with value = "passthrough"',
+                'the row names no schema; publish it with one, or route its aggregate type with value = "passthrough"',
                 event_id=event_id,
                 reason="schema",
             )

@@ -9,8 +9,8 @@ are taken are those that PostgreSQL's own `to_jsonb` gives; everything else is l
 | int, long | a number without a fraction |
 | float, double | a number |
 | decimal | a number, or the same as text |
-| bytes, fixed | text: `\x0aff` as to_jsonb writes it, else base64 |
-| date, time-*, timestamp-*, local-timestamp-* | text as ISO 8601 |
+| bytes, fixed | text: `\x0aff` as to_jsonb writes it, or `base64:Cv8=` |
+| date, time-*, timestamp-*, local-timestamp-* | text as ISO 8601 writes it in full |
 | union of null and one type | null or that type's form |
 | any other union | only what needs no conversion |
 """
@@ -22,7 +22,8 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from math import isinf
 from typing import Any, Final, NoReturn
 
 from dovetail_schemas.avro import Codec
@@ -33,7 +34,15 @@ Convert = Callable[[Any], Any]
 # With more digits a number is no long anyway, and turning 1e999999 into an int would take minutes.
 _LONG_DIGITS: Final = 20
 _LONG_END: Final = 2**63
-_BEYOND_MICROSECONDS: Final = re.compile(r"[.,]\d{6}(\d+)", re.ASCII)
+_DECIMAL: Final = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d{1,4})?", re.ASCII)
+_DATE: Final = r"\d{4}-\d\d-\d\d"
+_TIME: Final = r"\d\d:\d\d(:\d\d([.]\d{1,6}(?P<finer>\d*))?)?"
+_ZONE: Final = r"(Z|z|[+-]\d\d(:?\d\d(:\d\d)?)?)?"
+_DAY: Final = re.compile(_DATE, re.ASCII)
+_CLOCK: Final = re.compile(_TIME + _ZONE, re.ASCII)
+_MOMENT: Final = re.compile(_DATE + "[Tt ]" + _TIME + _ZONE, re.ASCII)
+_HEX: Final = "\\x"
+_BASE64: Final = "base64:"
 
 
 class Unfit(ValueError):
@@ -55,6 +64,8 @@ class FromJson:
             raise Unfit("it is nested too deep") from None
         except ValueError:
             raise Unfit("it is not JSON") from None
+        except ArithmeticError:
+            raise Unfit("it holds a number out of all bounds") from None
         try:
             return self._codec.encode(self._convert(value))
         except _Misplaced as misplaced:
@@ -62,8 +73,8 @@ class FromJson:
             raise Unfit(f"{place}: {misplaced}") from None
         except SchemaMismatch as mismatch:
             raise Unfit(mismatch.without_value) from None
-        except (RecursionError, OverflowError):
-            # OverflowError: an integer of hundreds of digits, or a time zone off the calendar.
+        except (RecursionError, ArithmeticError):
+            # An integer of hundreds of digits, or a time zone off the calendar.
             raise Unfit("it is nested too deep or holds a number out of all bounds") from None
 
 
@@ -140,8 +151,16 @@ def _integer(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """A double is the nearest one, as for every JSON reader; jsonb writes 1e300 as an integer of 301 digits."""
-    return float(value) if isinstance(value, Decimal | int) and not isinstance(value, bool) else value
+    """A double is the nearest one, as for every JSON reader; jsonb writes 1e300 as an integer of 301 digits.
+
+    Beyond the largest there is no nearest one, though Python says infinity.
+    """
+    if isinstance(value, bool) or not isinstance(value, Decimal | int):
+        return value
+    nearest = float(value)
+    if isinf(nearest):
+        raise _Misplaced("the number is out of range for a double")
+    return nearest
 
 
 def _number_in_union(value: Any) -> Any:
@@ -152,32 +171,38 @@ def _number_in_union(value: Any) -> Any:
 def _decimal(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return value
-    try:
-        return Decimal(value)
-    except InvalidOperation:
-        return value
+    # Python also takes underscores, spaces and the digits of every script.
+    return Decimal(value) if isinstance(value, int) or _DECIMAL.fullmatch(value) else value
 
 
 def _bytes(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return bytes.fromhex(value[2:]) if value.startswith(r"\x") else b64decode(value, validate=True)
+        if value.startswith(_HEX):
+            return bytes.fromhex(value.removeprefix(_HEX))
+        if value.startswith(_BASE64):
+            return b64decode(value.removeprefix(_BASE64), validate=True)
     except ValueError:
-        raise _Misplaced("the text is neither base64 nor \\x and hexadecimal digits") from None
+        pass
+    # Nothing is guessed: what bytea_output = escape gives may look like base64, and mean something else.
+    raise _Misplaced(rf"the text is neither {_HEX} and hexadecimal digits nor {_BASE64} and base64")
 
 
-def _parsed(parse: Callable[[str], Any]) -> Convert:
+def _parsed(form: re.Pattern[str], parse: Callable[[str], Any]) -> Convert:
     def convert(value: Any) -> Any:
         if not isinstance(value, str):
             return value
+        # Python also takes weeks, hours alone and a comma.
+        if (whole := form.fullmatch(value)) is None:
+            raise _Misplaced("the text is not ISO 8601 in full")
         # Python cuts what comes after the microseconds off; a clock in nanoseconds has digits there.
-        if (cut := _BEYOND_MICROSECONDS.search(value)) and cut[1].strip("0"):
+        if (cut := whole.groupdict().get("finer")) and cut.strip("0"):
             raise _Misplaced("the time is finer than a microsecond")
         try:
             return parse(value)
         except ValueError:
-            raise _Misplaced("the text is not ISO 8601") from None
+            raise _Misplaced("the text is no date or time that there is") from None
 
     return convert
 
@@ -228,11 +253,11 @@ _PRIMITIVES: Final[dict[str, Convert]] = {
 _LOGICAL: Final[dict[tuple[str, str | None], Convert]] = {
     ("bytes", "decimal"): _decimal,
     ("fixed", "decimal"): _decimal,
-    ("int", "date"): _parsed(date.fromisoformat),
-    ("int", "time-millis"): _parsed(time.fromisoformat),
-    ("long", "time-micros"): _parsed(time.fromisoformat),
-    ("long", "timestamp-millis"): _parsed(datetime.fromisoformat),
-    ("long", "timestamp-micros"): _parsed(datetime.fromisoformat),
-    ("long", "local-timestamp-millis"): _parsed(datetime.fromisoformat),
-    ("long", "local-timestamp-micros"): _parsed(datetime.fromisoformat),
+    ("int", "date"): _parsed(_DAY, date.fromisoformat),
+    ("int", "time-millis"): _parsed(_CLOCK, time.fromisoformat),
+    ("long", "time-micros"): _parsed(_CLOCK, time.fromisoformat),
+    ("long", "timestamp-millis"): _parsed(_MOMENT, datetime.fromisoformat),
+    ("long", "timestamp-micros"): _parsed(_MOMENT, datetime.fromisoformat),
+    ("long", "local-timestamp-millis"): _parsed(_MOMENT, datetime.fromisoformat),
+    ("long", "local-timestamp-micros"): _parsed(_MOMENT, datetime.fromisoformat),
 }
