@@ -126,13 +126,25 @@ def test_row_78_eight_processes_racing_to_register_find_one_schema_and_no_error(
 
 
 def test_an_id_taken_by_another_schema_is_a_collision(conn, owner):
+    # Two schemas with the same 31 bits are hard to come by.
+    owner.execute("ALTER TABLE dovetail.event_schema DROP CONSTRAINT event_schema_id")
+    other = Codec("int")
     owner.execute(
-        "INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, %s, '\"int\"')",
-        (b"x" * 16, PLACED.codec.schema_id),
+        "INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, %s, %s)",
+        (other.fingerprint, PLACED.codec.schema_id, other.normalised),
     )
     with pytest.raises(errors.SchemaIdCollision, match=f"has the id {PLACED.codec.schema_id}"):
         dovetail.register(conn, OrderPlaced)
     assert not versions(owner)
+
+
+@pytest.mark.parametrize(("constraint", "digits"), [("event_schema_fingerprint", "0"), ("event_schema_id", "1")])
+def test_no_service_can_store_a_definition_under_another_schemas_fingerprint_or_id(conn, constraint, digits):
+    """Debit and credit would change places for whoever decodes the events of that schema."""
+    codec = PLACED.codec
+    row = (codec.fingerprint, codec.schema_id + int(digits), codec.normalised + " " * (digits == "0"))
+    with pytest.raises(psycopg.errors.CheckViolation, match=constraint):
+        conn.execute("INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, %s, %s)", row)
 
 
 def test_registering_what_is_there_needs_no_write(conn):

@@ -6,12 +6,14 @@ import psycopg
 from confluent_kafka import Consumer, TopicPartition
 
 from dovetail.psycopg import Outbox
+from dovetail_schemas.avro import Codec
 from support.waiting import wait_until
 from support.world import World
 from support.writers import numbered
 
-# A schema that nobody has registered.
-UNKNOWN = bytes.fromhex("00112233445566778899aabbccddeeff")
+# A schema that nobody has registered, and that any payload of one zero byte fits.
+_CURED = Codec({"type": "record", "name": "Cured", "fields": [{"name": "x", "type": "int"}]})
+UNKNOWN = _CURED.fingerprint
 
 
 def write(world: World, *events: tuple[str, int], headers: dict[str, str] | None = None) -> list[str]:
@@ -52,8 +54,8 @@ def cure(world: World) -> None:
     """The unknown schema is one that every payload of one zero byte fits."""
     with psycopg.connect(world.endpoints.owner_dsn) as connection:
         connection.execute(
-            "INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, 77, %s)",
-            (UNKNOWN, '{"type": "record", "name": "Cured", "fields": [{"name": "x", "type": "int"}]}'),
+            "INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, %s, %s)",
+            (_CURED.fingerprint, _CURED.schema_id, _CURED.normalised),
         )
 
 

@@ -68,12 +68,19 @@ END
 $$;
 
 -- Avro schemas, pinned at write. The fingerprint is the first 16 bytes of the SHA-256 of the normalised schema;
--- schema_id is 31 bits of it, so that two databases never hand out one id for two schemas.
+-- schema_id is 31 bits of it, so that two databases never hand out one id for two schemas. Both are made sure of: any
+-- service may insert here, and a wrong definition under another schema's fingerprint would change what its events say.
 CREATE TABLE dovetail.event_schema (
-    fingerprint bytea PRIMARY KEY CHECK (octet_length(fingerprint) = 16),
-    schema_id   integer NOT NULL UNIQUE CHECK (schema_id >= 0),
+    fingerprint bytea PRIMARY KEY,
+    schema_id   integer NOT NULL UNIQUE,
     definition  text NOT NULL,
-    created_at  timestamptz NOT NULL DEFAULT now()
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT event_schema_fingerprint
+        CHECK (fingerprint = substring(sha256(convert_to(definition, 'UTF8')) FROM 1 FOR 16)),
+    CONSTRAINT event_schema_id CHECK (
+        schema_id = ((get_byte(fingerprint, 0) & 127) << 24) | (get_byte(fingerprint, 1) << 16)
+            | (get_byte(fingerprint, 2) << 8) | get_byte(fingerprint, 3)
+    )
 );
 
 CREATE TABLE dovetail.event_schema_version (

@@ -20,7 +20,8 @@ BEGIN
     IF found IS NULL THEN
         RAISE EXCEPTION 'dovetail.publish: type "%" has no schema in this database', left(newest_schema.type, 80)
             USING ERRCODE = 'undefined_object',
-                HINT = 'Register one first: dovetail.register(conn, …) at start-up.';
+                HINT = 'Register one first, from Python: dovetail.register(conn, …) at start-up or deployment. JSON for a '
+                    'route with value = "passthrough" needs none: dovetail.publish_json.';
     END IF;
     RETURN found;
 END
@@ -36,6 +37,10 @@ DECLARE
 BEGIN
     IF headers = '{}' THEN
         RETURN;
+    END IF;
+    IF octet_length(headers::text) > 32768 THEN
+        RAISE EXCEPTION 'dovetail.publish: the headers have % bytes; at most 32768 are allowed', octet_length(headers::text)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'What is large belongs into the payload.';
     END IF;
     IF jsonb_typeof(headers) <> 'object' THEN
         RAISE EXCEPTION 'dovetail.publish: headers are a JSON %, not an object', jsonb_typeof(headers)
@@ -58,6 +63,44 @@ BEGIN
 END
 $$;
 
+-- What the table's constraints would refuse, in words that do not quote the row.
+CREATE FUNCTION dovetail.check_event(aggregatetype text, aggregateid text, type text, headers jsonb, id uuid)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    missing text := array_to_string(ARRAY[
+        CASE WHEN aggregatetype IS NULL THEN 'aggregatetype' END,
+        CASE WHEN aggregateid IS NULL THEN 'aggregateid' END,
+        CASE WHEN type IS NULL THEN 'type' END,
+        CASE WHEN headers IS NULL THEN 'headers' END,
+        CASE WHEN id IS NULL THEN 'id' END
+    ], ', ');
+    argument record;
+BEGIN
+    IF missing <> '' THEN
+        RAISE EXCEPTION 'dovetail.publish: % must not be NULL', missing
+            USING ERRCODE = 'null_value_not_allowed',
+                HINT = 'Leave headers and id out for their defaults; the key of the event is aggregateid.';
+    END IF;
+    FOR argument IN
+        SELECT limits.name, octet_length(limits.value) AS bytes, limits.most
+        FROM (VALUES ('aggregatetype', aggregatetype, 200), ('aggregateid', aggregateid, 1024), ('type', type, 255))
+            AS limits (name, value, most)
+        WHERE octet_length(limits.value) NOT BETWEEN 1 AND limits.most
+    LOOP
+        RAISE EXCEPTION 'dovetail.publish: % has % bytes; 1 to % are allowed', argument.name, argument.bytes, argument.most
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'The aggregate id is the key of the record.';
+    END LOOP;
+    IF id = '00000000-0000-0000-0000-000000000000' THEN
+        RAISE EXCEPTION 'dovetail.publish: the nil UUID cannot be an event id'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave id out, and one is made.';
+    END IF;
+    PERFORM dovetail.check_headers(headers);
+END
+$$;
+
 -- One event from any language that can run SQL, in the transaction of the caller: it neither begins nor commits one.
 -- In autocommit the statement is its own transaction, and the event is not tied to any business row.
 -- The row is pinned to the type's newest schema here; the relay turns the JSON into Avro by it, and holds what does not
@@ -73,26 +116,12 @@ CREATE FUNCTION dovetail.publish(
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    missing text := array_to_string(ARRAY[
-        CASE WHEN aggregatetype IS NULL THEN 'aggregatetype' END,
-        CASE WHEN aggregateid IS NULL THEN 'aggregateid' END,
-        CASE WHEN type IS NULL THEN 'type' END,
-        CASE WHEN payload IS NULL THEN 'payload' END,
-        CASE WHEN headers IS NULL THEN 'headers' END,
-        CASE WHEN id IS NULL THEN 'id' END
-    ], ', ');
 BEGIN
-    IF missing <> '' THEN
-        RAISE EXCEPTION 'dovetail.publish: % must not be NULL', missing
-            USING ERRCODE = 'null_value_not_allowed',
-                HINT = 'Leave headers and id out for their defaults; the key of the event is aggregateid.';
+    PERFORM dovetail.check_event(aggregatetype, aggregateid, type, headers, id);
+    IF payload IS NULL THEN
+        RAISE EXCEPTION 'dovetail.publish: payload must not be NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'An event without fields has the payload {}.';
     END IF;
-    IF id = '00000000-0000-0000-0000-000000000000' THEN
-        RAISE EXCEPTION 'dovetail.publish: the nil UUID cannot be an event id'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave id out, and one is made.';
-    END IF;
-    PERFORM dovetail.check_headers(headers);
     INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers)
     VALUES (
         publish.id, publish.aggregatetype, publish.aggregateid, publish.type, convert_to(publish.payload::text, 'UTF8'),
@@ -102,7 +131,36 @@ BEGIN
 END
 $$;
 
+-- The same for a route with value = "passthrough": the JSON goes out as its writer spelled it, and needs no schema.
+CREATE FUNCTION dovetail.publish_json(
+    aggregatetype text,
+    aggregateid   text,
+    type          text,
+    payload       json,
+    headers       jsonb DEFAULT '{}',
+    id            uuid DEFAULT gen_random_uuid()
+) RETURNS uuid
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM dovetail.check_event(aggregatetype, aggregateid, type, headers, id);
+    IF payload IS NULL THEN
+        RAISE EXCEPTION 'dovetail.publish: payload must not be NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'JSON has a null of its own: ''null''.';
+    END IF;
+    INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, encoding, headers)
+    VALUES (
+        publish_json.id, publish_json.aggregatetype, publish_json.aggregateid, publish_json.type,
+        convert_to(publish_json.payload::text, 'UTF8'), 'json', publish_json.headers
+    );
+    RETURN id;
+END
+$$;
+
 REVOKE ALL ON FUNCTION dovetail.newest_schema(text), dovetail.check_headers(jsonb),
-    dovetail.publish(text, text, text, jsonb, jsonb, uuid) FROM PUBLIC;
+    dovetail.check_event(text, text, text, jsonb, uuid), dovetail.publish(text, text, text, jsonb, jsonb, uuid),
+    dovetail.publish_json(text, text, text, json, jsonb, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dovetail.newest_schema(text), dovetail.check_headers(jsonb),
-    dovetail.publish(text, text, text, jsonb, jsonb, uuid) TO dovetail_app;
+    dovetail.check_event(text, text, text, jsonb, uuid), dovetail.publish(text, text, text, jsonb, jsonb, uuid),
+    dovetail.publish_json(text, text, text, json, jsonb, uuid) TO dovetail_app;
