@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 from dovetail_schemas.errors import EnvelopeInvalid
 
 PREFIX: Final = "dovetail"
+# Of the empty message that is written behind an event, see queries/sdk_outbox.sql.
+PADDING: Final = "dovetail.pad"
 VERSION: Final = 1
 # A message lies whole in the memory of server and relay; Kafka takes a megabyte unless it is told otherwise.
 MAX_BYTES: Final = 16 << 20

@@ -67,5 +67,5 @@ def require_messages(rows: Rows) -> None:
     if not rows or not rows[0][0]:
         raise MessagesNotRead(
             "no relay of this database reads logical messages, so the event would be lost; "
-            "set [outbox] messages = true, run `dovetail init`, or use Outbox() without mode"
+            "start the relay with [outbox] messages = true, or use Outbox() without mode"
         )

@@ -75,7 +75,7 @@ def test_json_from_sql_is_avro_at_the_readers_side(world: World, language: str) 
     kind = dovetail.EventType.from_avsc(EVERYTHING, aggregate=world.aggregate, key=lambda _: "k")
     payload = """{"whole": 5.0, "long": 9007199254740993, "real": 0.1, "amount": %s,
         "moment": "2026-01-31T12:00:00.123456+02:00", "reference": "01890a5d-ac96-774b-bcce-b302099a8057",
-        "blob": "Cv8=", "maybe": 7, "lines": [{"sku": "a", "count": 2}, {"sku": "ü"}]}"""
+        "blob": "base64:Cv8=", "maybe": 7, "lines": [{"sku": "a", "count": 2}, {"sku": "ü"}]}"""
     with app(world) as connection:
         dovetail.register(connection, kind)
         if language == "psycopg":
@@ -138,6 +138,46 @@ async def test_the_async_outbox_emits_as_well(world: World) -> None:
     assert headers(message)["id"] == str(event_id)
 
 
+def passed_over(world: World) -> list[str]:
+    _, metrics = world.relays[0].get("/metrics")
+    return [line for line in metrics.splitlines() if line.startswith("dovetail_messages_ignored_total{")]
+
+
+def test_a_row_does_not_come_before_the_message_that_was_written_before_it(world: World) -> None:
+    """Logical decoding knows a message by the end of its record, where the row behind it begins: the two tie."""
+    event, table, wal = numbered(world.aggregate), Outbox(), Outbox(mode="wal")
+    ignored = passed_over(world)
+    with app(world, autocommit=True) as connection:
+        for turn in range(20):
+            key = f"tied-{turn}"
+            with connection.transaction():
+                with connection.transaction():
+                    wal.publish(connection, event({"key": key, "number": 1}))
+                table.publish(connection, event({"key": key, "number": 2}))
+                with connection.transaction():
+                    wal.publish_many(connection, [event({"key": key, "number": 3}), event({"key": key, "number": 4})])
+                table.publish(connection, event({"key": key, "number": 5}))
+    for turn in range(20):
+        found = of_key(world, f"tied-{turn}", 5)
+        assert [decoded(world, message)["number"] for message in found] == [1, 2, 3, 4, 5]
+    assert passed_over(world) == ignored
+
+
+def test_no_service_may_write_messages_before_a_relay_reads_them(stack: Stack) -> None:
+    with new_world(stack) as world:
+        event, wal = numbered(world.aggregate), Outbox(mode="wal")
+        first = world.relay().wait_streaming()
+        world.environ.update(MESSAGES)
+        world.init()
+        with app(world) as connection, pytest.raises(dovetail.errors.MessagesNotRead):
+            wal.publish(connection, event({"key": "k", "number": 1}))
+        first.terminate()
+        world.relay().wait_streaming()
+        with app(world) as connection:
+            wal.publish(connection, event({"key": "k", "number": 2}))
+        wait_until(lambda: [seen.number for seen in world.read_topic()] == [2], 20, "it is published")
+
+
 def test_an_envelope_made_in_plain_sql_is_an_event(world: World) -> None:
     field = "int4send(octet_length({0})) || {0}"
     fields = " || ".join(
@@ -180,6 +220,7 @@ def test_a_kill_inside_a_large_transaction_of_rows_and_messages_neither_loses_no
 ) -> None:
     with new_world(stack, **MESSAGES, DOVETAIL_DELIVERY__BATCH_ROWS="300") as world:
         event, table, wal = numbered(world.aggregate), Outbox(), Outbox(mode="wal")
+        world.relay().wait_streaming().terminate()
         with app(world) as connection:
             # More than two reads bring, so that no batch can hold it all.
             for start in range(1, 5000, 50):
@@ -259,6 +300,7 @@ def test_json_that_does_not_fit_its_schema_is_held_and_the_log_shows_no_value(st
 
 def test_a_relay_that_would_not_read_promised_messages_does_not_start(stack: Stack) -> None:
     with new_world(stack, **MESSAGES) as world:
+        world.relay().wait_streaming().terminate()
         relay = world.relay(DOVETAIL_OUTBOX__MESSAGES="false")
         wait_until(lambda: "outbox.messages is off" in relay.log(), 30, "the relay says what is wrong")
         assert not relay.has_logged("stream_started")

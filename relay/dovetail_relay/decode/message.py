@@ -41,6 +41,11 @@ class Message(NamedTuple):
     content: bytes
 
     @property
+    def is_padding(self) -> bool:
+        """Whether it stands behind an event only to keep its order."""
+        return self.prefix == envelope.PADDING
+
+    @property
     def is_event(self) -> bool:
         """Whether it counts as a row of its transaction."""
         return self.transactional and self.prefix == envelope.PREFIX

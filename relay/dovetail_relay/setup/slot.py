@@ -142,14 +142,20 @@ def ensure_slot(
 
 
 def _messages(relay: Session, settings: Settings, *, change: bool) -> Iterator[Step]:
-    """Tell the writers of logical messages whether this relay reads them; silent where they know."""
+    """Whether writers of logical messages are told that this relay reads them; silent where that is so.
+
+    Only the relay itself says yes, once it reads them: what is emitted before would be lost. No is said here.
+    """
     wanted = settings.outbox.messages
     told = (one(relay, queries["setup_messages"], {"relay": settings.relay.name}) or {})["messages"]
     if told == wanted:
         return
+    if wanted:
+        yield Step("logical messages", "left", "the relay lets writers begin once it runs with outbox.messages")
+        return
     if change:
-        relay.execute(queries["setup_store_messages"], {"relay": settings.relay.name, "messages": wanted})
-    yield Step(f"logical messages are {'read' if wanted else 'no longer read'}", "done" if change else "missing")
+        relay.execute(queries["setup_store_messages"], {"relay": settings.relay.name, "messages": False})
+    yield Step("logical messages are no longer read", "done" if change else "missing")
 
 
 def _check_row(row: Mapping[str, Any], settings: Settings, fingerprint: str) -> None:
