@@ -36,7 +36,7 @@ def intake_for(settings: Settings, session: LockSession, registry: BuiltinRegist
         return True
 
     return Intake(
-        tables=session.outbox_names(*settings.outbox.schema_and_table),
+        tables=session.outbox_tables(*settings.outbox.schema_and_table, settings.outbox.publication),
         columns=settings.outbox.columns,
         mapper=mapper_for(settings.outbox.headers, settings.outbox.source, router, encoder),
         learn=learn,

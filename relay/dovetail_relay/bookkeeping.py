@@ -20,18 +20,20 @@ class Bookkeeper:
     def __init__(self, *, unkept: bool) -> None:
         self._unkept = unkept
         self.verified_hour = 0
+        # The database's time when all rows from before the slot were out: what is created later streams.
+        self.began_at = 0
 
     def after(self, books: Books | None, batch: Batch) -> Books | None:
         """The books with `batch` in them.
 
-        They begin with the first batch that streamed: what was published before, by a backfill, in another epoch or by
-        a release without books, was created before.
+        They begin where the stream does, once that is known: what was published before, by a backfill, in another epoch
+        or by a release without books, was created before.
         """
         bucket = bucket_of(batch.newest_commit_us) if batch.newest_commit_us else 0
         if books is None:
-            if not bucket:
+            if not (bucket or self.began_at):
                 return None
-            books = begin(bucket)
+            books = begin(self.began_at or bucket)
         return add(books, tally(self._counted(batch)), bucket=bucket, verified_hour=self.verified_hour)
 
     def _counted(self, batch: Batch) -> Sequence[Record]:

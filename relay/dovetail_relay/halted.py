@@ -12,6 +12,7 @@ import json
 import psycopg
 
 from dovetail_relay import rebase
+from dovetail_relay.desk.desk import KINDS
 from dovetail_relay.errors import Halt, RelayError
 from dovetail_relay.logs import log
 from dovetail_relay.publish.port import Publisher
@@ -54,9 +55,9 @@ class Halted:
             self._fail(command, "nothing to do: the relay is not halted", nothing=True)
 
     def tell(self, halt: Halt) -> None:
-        """Whoever follows a recovery that a halt stops should know by which. Never raises."""
+        """Whoever follows a command that a halt stops should know by which. Never raises."""
         with contextlib.suppress(RelayError):
-            for command in self._commands.active("recover"):
+            for command in self._commands.active(*KINDS, "recover"):
                 self._commands.progress(command.id, waits_for=halt.line())
 
     # -- recover ------------------------------------------------------------------------------------------------------

@@ -12,14 +12,16 @@ from typing import Any, Protocol, cast
 from uuid import UUID
 
 from dovetail_relay.decode import message, oversize, pgoutput
+from dovetail_relay.decode.pgoutput import MalformedMessage
 from dovetail_relay.encode.framing import UnknownFingerprint
-from dovetail_relay.errors import OutboxAltered, PoisonHeld, StuckMessage
+from dovetail_relay.errors import PoisonHeld, RelayError, StuckMessage
 from dovetail_relay.ledger import Ledger
 from dovetail_relay.nouns import (
     LSN_ZERO,
     Checkpoint,
     Lsn,
     OutboxRow,
+    OutboxTable,
     Parked,
     ParkedState,
     Place,
@@ -28,7 +30,7 @@ from dovetail_relay.nouns import (
     dead_letter_topic,
     text_of,
 )
-from dovetail_relay.parking import Parking
+from dovetail_relay.parking import CRASH, Parking
 from dovetail_relay.route.headers import build, position_prefix, time_text, uuid_text
 from dovetail_relay.route.mapper import Mapper, Row
 from dovetail_relay.source.replication import KEEPALIVE
@@ -47,15 +49,16 @@ class Taken(Protocol):
 class Intake:
     """What streams becomes records in `ledger`. Not thread-safe. Raises PoisonHeld and OutboxAltered.
 
-    `tables` are the names under which rows of the outbox may stream: its own, and its leaves', under which they come
-    where somebody has turned `publish_via_partition_root` off. `learn(fingerprint)` loads a schema that is not known
-    yet and says whether it was found.
+    `tables` are those that rows of the outbox may stream from: itself, and its leaves, where somebody has turned
+    `publish_via_partition_root` off. They are known by number and by name: a transaction may have given one another
+    name for a while, and one that is made again has another number. `learn(fingerprint)` loads a schema that is not
+    known yet and says whether it was found.
     """
 
     def __init__(
         self,
         *,
-        tables: frozenset[tuple[str, str]],
+        tables: Sequence[OutboxTable],
         columns: Mapping[str, str],
         mapper: Mapper,
         learn: Callable[[bytes], bool],
@@ -63,7 +66,8 @@ class Intake:
         telemetry: Telemetry,
         max_row_bytes: int,
     ) -> None:
-        self._tables = tables
+        self._tables = {table.oid: table for table in tables}
+        self._names = frozenset((table.schema, table.name) for table in tables)
         self._columns = columns
         self._mapper = mapper
         self._learn = learn
@@ -156,7 +160,7 @@ class Intake:
                 if read is None or index < skip_rows:
                     continue
                 records.append(record(read(frame), prefix, index))  # type: ignore[arg-type]
-        except (UnknownFingerprint, StuckMessage):
+        except Exception:  # noqa: BLE001 - whichever row it is, and whatever it does, is found one by one
             # Nothing of the run was kept yet.
             self._take_one_by_one(frames)
             return
@@ -223,6 +227,8 @@ class Intake:
     def _take_message(self, frame: bytes, too_large: int | None = None) -> None:
         ledger = self.ledger
         found = message.message(frame[pgoutput.BODY :])
+        if found.is_padding:
+            return
         if not found.is_event:
             self._telemetry.message_ignored("prefix" if found.transactional else "not_transactional")
         elif not ledger.skipping:
@@ -236,12 +242,12 @@ class Intake:
             ledger.add(records, rows=1, size=len(frame), parked=parked)
 
     def _learn_relation(self, relation: pgoutput.Relation) -> None:
-        name = (relation.namespace, relation.name)
-        if name in self._tables:
-            self._readers[relation.oid] = pgoutput.row_reader(relation, self._columns, self._moment)
-        elif relation.oid in self._readers:
-            raise OutboxAltered(f"the outbox table streams under a new name now: {'.'.join(name)}")
-        # Any other is another schema's table of the same name, or one that an administrator added: not ours.
+        known = self._tables.get(relation.oid)
+        if known is not None:
+            relation = pgoutput.as_now(relation, known, self._columns)
+        elif (relation.namespace, relation.name) not in self._names:
+            return  # another schema's table of the same name, or one that an administrator added
+        self._readers[relation.oid] = pgoutput.row_reader(relation, self._columns, self._moment)
 
     # -- one row, judged ----------------------------------------------------------------------------------------------
 
@@ -267,6 +273,11 @@ class Intake:
             return (record, None) if waits is None else (None, waits)
         except StuckMessage as stuck:
             return self._stuck(stuck, row or _unreadable(stuck, frame), place)
+        except (RelayError, MalformedMessage):
+            raise
+        except Exception as error:  # noqa: BLE001 - ours, and the same at each start: it must not hold up all others
+            unhandled = _unhandled(error, row)
+            return self._stuck(unhandled, row or _unreadable(unhandled, frame), place)
 
     def _record(self, row: Row, prefix: bytes, index: int) -> Record:
         try:
@@ -315,6 +326,13 @@ class Intake:
 
 def _id_text(row: Row) -> str:
     return uuid_text(row[0]).decode()
+
+
+def _unhandled(error: Exception, row: Row | None) -> StuckMessage:
+    """The exception's own words may quote the row."""
+    what = f"the relay cannot handle it ({type(error).__name__}), which is the relay's own mistake: please report it"
+    known = row is not None and bool(row[0])
+    return StuckMessage(what, event_id=_id_text(row) if known and row else "without an id", reason=CRASH)
 
 
 def _unreadable(stuck: StuckMessage, frame: bytes) -> Row:

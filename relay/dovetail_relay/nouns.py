@@ -83,6 +83,15 @@ def text_of(name: str | bytes) -> str:
     return read.encode(errors="replace").decode().replace("\0", "�")
 
 
+class OutboxTable(NamedTuple):
+    """A table that outbox rows stream from, as the catalogue has it now: `columns` are (name, type's number)."""
+
+    oid: bytes
+    schema: str
+    name: str
+    columns: tuple[tuple[str, int], ...]
+
+
 def unrouted(aggregatetype: str) -> str:
     """The name of the queue of what has no route; no topic is called like it."""
     # In a table that is not ours the type may be longer than an entry of the queue's index can be.

@@ -84,8 +84,7 @@ class Pipeline:
         self._leftovers = leftovers
         self.desk: Desk | None = None
         self._command_was_last = False
-        # How often a batch was given up, to be taken again from where it came.
-        self.given_up = 0
+        self.given_up = 0  # how often a batch was, to be taken again from where it came
         self.restart()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
@@ -169,8 +168,8 @@ class Pipeline:
         self._stopping = True
         deadline = self._clock() + seconds
         while self._clock() < deadline:
-            if self.in_flight is None and self.machine.pending is not None:
-                self._write_pending()
+            if self.in_flight is None:
+                self.send(self.uncovered(), write=True)
             if self.in_flight is None:
                 return
             select.select([self._side.fileno()], [], [], 0.05)
@@ -225,7 +224,7 @@ class Pipeline:
         elif ledger.in_transaction:
             self.send(ledger.seal(limits.rows, limits.bytes))
         elif self.machine.pending is not None and now - self._checkpoint_at >= LAZY_CHECKPOINT_SECONDS:
-            self._write_pending()
+            self.send(self.uncovered(), write=True)
         elif now - self._checkpoint_at >= IDLE_CHECKPOINT_SECONDS:
             self.send(ledger.seal_idle())
 
@@ -241,12 +240,15 @@ class Pipeline:
         return True
 
     def _end_with(self, halt: Halt) -> None:
-        if self.machine.pending is None:
-            if isinstance(halt, PoisonHeld) and halt.parked is not None:
-                self._leftovers.write_halting(halt.parked, self.machine.durable.epoch)
+        if (batch := self.uncovered()) is None:
+            self.halts(halt)
             raise halt
-        # Without its checkpoint, what was delivered would be sent again at each new look at the cause.
-        self._write_pending()
+        self.send(batch, write=True)  # or what was delivered would be sent again at each new look at the cause
+
+    def halts(self, halt: Halt) -> None:
+        """Write down the row before which the relay stands, for `dovetail stuck`."""
+        if isinstance(halt, PoisonHeld) and halt.parked is not None:
+            self._leftovers.write_halting(halt.parked, self.machine.durable.epoch)
 
     def send(self, batch: Batch | None, *, write: bool = False) -> None:
         """Hand a batch to Kafka; None is nothing to do. `write`: with its checkpoint, also in at_least_once."""
@@ -265,11 +267,10 @@ class Pipeline:
         if self.ledger.rows:
             self._first_waiting_at = self._clock()
 
-    def _write_pending(self) -> None:
-        """at_least_once: the checkpoint of what was delivered before."""
+    def uncovered(self) -> Batch | None:
+        """at_least_once: nothing but the checkpoint of what was delivered before, where that is not yet written."""
         pending = self.machine.pending
-        if pending is not None:
-            self.send(Batch([], pending.end_lsn, pending.part, pending.backfill), write=True)
+        return None if pending is None else Batch([], pending.end_lsn, pending.part, pending.backfill)
 
     def _dispatch(self, flight: InFlight) -> None:
         self.in_flight = flight

@@ -11,10 +11,19 @@ from typing import cast
 
 from dovetail_relay.admission import Admitted, admitted, survey
 from dovetail_relay.assembly import intake_for
+from dovetail_relay.books import BUCKET_SECONDS
 from dovetail_relay.config import conninfo
 from dovetail_relay.decode.oversize import shortened
 from dovetail_relay.desk.desk import OperatorDesk
-from dovetail_relay.errors import CheckpointLost, Halt, KafkaUnavailable, LeadLost, RelayError, StreamEnded
+from dovetail_relay.errors import (
+    CheckpointLost,
+    Halt,
+    KafkaUnavailable,
+    LeadLost,
+    PoisonHeld,
+    RelayError,
+    StreamEnded,
+)
 from dovetail_relay.fencing import Fenced, fence_and_read, patience, short_attempts_over
 from dovetail_relay.flight import Limits
 from dovetail_relay.halted import Halted
@@ -84,6 +93,12 @@ class Reign:
         except (LeadLost, StreamEnded):
             self._cover_what_is_out()
             raise
+        except RelayError:
+            raise
+        except Exception:
+            # Not in order: the next start is to see that this one ended here.
+            self._heart.suspicion = None
+            raise
         finally:
             if self._heart.pipeline is not None and self._heart.pipeline.stream is not None:
                 self._heart.pipeline.stream.close()
@@ -91,7 +106,7 @@ class Reign:
             if self._housekeeper is not None:
                 self._housekeeper.stop()
             if self._heart.suspicion is not None:
-                # It ends in order, whatever the reason: no row has ended the process.
+                # It ends in order: no row has ended the process.
                 with contextlib.suppress(RelayError):
                     self._heart.suspicion.acquit()
             # On the side thread, behind what may still be under way there: a client is never closed while it is in use.
@@ -210,6 +225,8 @@ class Reign:
             self._recovery.finish(row)
 
     def _publish_older(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> None:
+        # The desk may have condemned the very row before which the last reign halted.
+        pipeline.restart()
         if row.recovery_horizon is not None:
             self._given.state.waiting("recovering", "nothing: wait, or follow it with dovetail recover --follow")
             if not self._recovery.read_back(row):
@@ -219,6 +236,8 @@ class Reign:
             next_seq = after
         if self._given.stopping():
             return
+        if (bookkeeper := pipeline.machine.bookkeeper) is not None:
+            bookkeeper.began_at = self._session.clock() // BUCKET_SECONDS
         self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None), write=True)
         log(LogEvent.RECOVERY_FINISHED, "published the rows that were there before the slot", events=self._backfilled)
 
@@ -229,7 +248,7 @@ class Reign:
         bounds = Bounds(delivery.batch_rows, delivery.batch_bytes, self._settings.outbox.max_row_bytes)
         batches = backfill_rows(conninfo(self._settings, "relay"), row, next_seq, bounds, self._intake.stored_row)
         # The first fetch sorts all that is there: on the side thread, so that the lead is kept meanwhile.
-        while (found := self._aside(lambda: next(batches, None))) is not None:
+        while (found := self._older(pipeline, lambda: next(batches, None))) is not None:
             if self._given.stopping():
                 break
             rows = cast("StoredRows", found)
@@ -244,6 +263,16 @@ class Reign:
             self._backfilled += len(rows.records)
             self._recovery.publishing(row, self._backfilled)
         return None
+
+    def _older(self, pipeline: Pipeline, fetch: Callable[[], object]) -> object:
+        """The next of the rows from before the slot. A row that halts the relay is written down, as from the stream."""
+        try:
+            return self._aside(fetch)
+        except PoisonHeld as halt:
+            if (batch := pipeline.uncovered()) is not None:
+                self._publish(pipeline, batch, write=True)
+            pipeline.halts(halt)
+            raise
 
     def _aside(self, job: Callable[[], object]) -> object:
         """A job on the side thread, while the lead is kept here; None when told to stop before its end."""
@@ -323,6 +352,8 @@ class Reign:
                 raise
         pipeline.attach(stream)
         self._session.check_stream(start)
+        if outbox.messages and not self._session.messages_promised():
+            self._session.promise_messages()
         given.on_step("streaming")
         given.on_streaming()
         given.telemetry.connected("kafka", connected=True)

@@ -138,3 +138,15 @@ def test_kills_and_stuck_messages_and_replays_leave_the_books_balanced(stack: St
             assert len(world.read_topic()) > booked(world).events + 3
         assert [*lines, *unbalanced(relay)] == []
         assert relay.metric(BALANCED) == 1
+
+
+def test_the_books_begin_with_the_stream_and_not_with_the_first_event(world: World) -> None:
+    """What is lost before the first event is published is not in anybody's sum, but it is due."""
+    world.relay().wait_streaming()
+    with topics_of(world.settings()) as kafka:
+        wait_until(lambda: (at := look(kafka, world.settings()).checkpoint) and at.books, 20, "there are books")
+        checkpoint = look(kafka, world.settings()).checkpoint
+    assert checkpoint is not None
+    assert checkpoint.books is not None
+    assert not checkpoint.books.topics
+    assert checkpoint.books.since <= clock_bucket(world) + 1

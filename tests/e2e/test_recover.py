@@ -28,7 +28,7 @@ from support.losses import (
     slot_made_again,
     superuser,
 )
-from support.operator import Command, dovetail, dovetail_json
+from support.operator import Command, dovetail, dovetail_json, run
 from support.stuck import out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world
@@ -345,3 +345,43 @@ def test_a_held_key_keeps_its_order_and_a_dead_letter_is_published_once(stack: S
         # What is new of the held key has joined its queue.
         assert parked(world) == [("a", "schema"), ("a", "behind"), ("a", "behind")]
         assert out(world) == [("a", 1), ("b", 1), ("b", 2)]
+
+
+def test_a_message_that_halts_a_recovery_is_shown_and_can_be_passed_over(stack: Stack) -> None:
+    with new_world(stack) as world:
+        world.environ[f"DOVETAIL_ROUTES__{world.name.upper()}__ON_STUCK"] = "halt"
+        relay = world.relay().wait_streaming()
+        write(world, ("a", 1))
+        wait_until(lambda: out(world) == [("a", 1)], 20, "the first is out")
+        relay.terminate()
+        slot_dropped(world)
+        write(world, ("a", 2))
+        hopeless = write_unencodable(world, "a")
+        write(world, ("a", 3))
+        command = asked(world)
+        relay = world.relay()
+        wait_until(lambda: relay.log().count("POISON_HELD"), 30, f"it halts:\n{relay.log()[-1500:]}")
+        shown = run(world, "stuck", "show")
+        assert (shown["id"], shown["state"]) == (hopeless, "halting")
+        done = run(world, "stuck", "discard", "--id", hopeless, "--yes", "--reason", "a test")
+        assert "discarded 1" in done["outcome"]
+        settled(world, command)
+        wait_until(lambda: out(world) == [("a", 1), ("a", 2), ("a", 3)], 30, "the rest is out, once")
+
+
+def test_a_command_that_a_halt_keeps_waiting_says_by_which(stack: Stack) -> None:
+    with new_world(stack) as world:
+        relay = world.relay().wait_streaming()
+        (event_id,) = write(world, ("a", 1))
+        wait_until(lambda: out(world) == [("a", 1)], 20, "it is out")
+        relay.terminate()
+        slot_dropped(world)
+        replay = Command(world, "replay", "--id", event_id, "--yes", "--reason", "a test")
+        world.relay().wait_for_log("relay_halted")
+        with psycopg.connect(world.endpoints.owner_dsn, autocommit=True) as connection:
+            waits = "SELECT progress ->> 'waits_for' FROM dovetail.command WHERE kind = 'replay'"
+            wait_until(
+                lambda: "SLOT_LOST" in str(connection.execute(waits).fetchone()), 30, "it is told what it waits for"
+            )
+        replay.interrupt()
+        replay.end()

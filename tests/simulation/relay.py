@@ -267,8 +267,8 @@ class Relay:
         """Told to stop: the batch under way may end within the time that there is."""
         pipeline._stopping = True
         for _ in range(8):
-            if pipeline.in_flight is None and pipeline.machine.pending is not None:
-                pipeline._write_pending()
+            if pipeline.in_flight is None:
+                pipeline.send(pipeline.uncovered(), write=True)
             if pipeline.in_flight is None:
                 self.world.seen["stopped with nothing under way"] += 1
                 return

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dovetail_relay.decode import pgoutput
 from dovetail_relay.decode.pgoutput import MalformedMessage
 from dovetail_relay.errors import OutboxAltered, StuckMessage
+from dovetail_relay.nouns import OutboxTable
 
 HEADER = b"w" + struct.pack("!QQq", 16, 32, 123_456)
 OID = 16_400
@@ -160,7 +161,8 @@ def test_any_bytes_are_a_message_or_malformed(junk: bytes) -> None:
 
 
 def reader(columns: Sequence[tuple[str, int]], mapped: dict[str, str] | None = None):
-    return pgoutput.row_reader(pgoutput.relation(relation_message(columns)), mapped or {})
+    found = pgoutput.relation(relation_message(columns))
+    return pgoutput.row_reader(found._replace(namespace="public"), mapped or {})
 
 
 def test_columns_are_found_by_name_in_any_order_and_under_mapped_names() -> None:
@@ -183,8 +185,9 @@ def test_a_needed_column_that_is_gone_is_outbox_altered(missing: str) -> None:
 
 @pytest.mark.parametrize("changed", [name for name, _ in COLUMNS])
 def test_a_column_of_another_type_is_outbox_altered(changed: str) -> None:
+    found = relation_message([(name, 23 if name == changed else oid) for name, oid in COLUMNS])
     with pytest.raises(OutboxAltered, match=changed):
-        reader([(name, 23 if name == changed else oid) for name, oid in COLUMNS])
+        pgoutput.row_reader(pgoutput.relation(found), {})
 
 
 @pytest.mark.parametrize("columns", [COLUMNS, COLUMNS[:5], COLUMNS[::-1]])
@@ -194,3 +197,36 @@ def test_an_insert_with_another_number_of_columns_than_its_table_is_malformed(
 ) -> None:
     with pytest.raises(MalformedMessage):
         reader(columns)(insert_frame([b"x" * 8] * (len(columns) + difference)))
+
+
+NOW = OutboxTable(b"\0\0\0\1", "shop", "events", (("id", 1), ("payload", 2), ("extra", 3)))
+
+
+@pytest.mark.parametrize(
+    ("then", "read"),
+    [
+        ([("id", 1), ("payload", 2), ("extra", 3)], ["id", "payload", "extra"]),
+        ([("id", 1), ("body", 2), ("extra", 3)], ["id", "payload", "extra"]),  # it had another name
+        ([("id", 1), ("payload", 2), ("other", 3)], ["id", "payload", "other"]),  # none of what is read
+        ([("id", 1), ("body", 3), ("extra", 3)], ["id", "body", "extra"]),  # another type
+        ([("id", 1), ("extra", 2), ("payload", 3)], ["id", "extra", "payload"]),  # others have moved
+        ([("id", 1), ("extra", 2), ("body", 3)], ["id", "extra", "body"]),
+        ([("id", 1), ("body", 2)], ["id", "body"]),  # fewer
+    ],
+)
+def test_a_column_that_was_renamed_is_the_same_one_where_no_other_has_moved(
+    then: list[tuple[str, int]], read: list[str]
+) -> None:
+    before = pgoutput.Relation(NOW.oid, "public", "old", tuple(pgoutput.Column(*column) for column in then))
+    found = pgoutput.as_now(before, NOW, {})
+    assert (found.namespace, found.name) == ("shop", "events")
+    assert [column.name for column in found.columns] == read
+
+
+@pytest.mark.parametrize("gone", [name for name, _ in COLUMNS])
+def test_our_own_table_needs_all_of_its_columns(gone: str) -> None:
+    """A row whose headers were left out in silence would be another event."""
+    found = pgoutput.relation(relation_message([column for column in COLUMNS if column[0] != gone]))
+    assert (found.namespace, found.name) == pgoutput.OUTBOX
+    with pytest.raises(OutboxAltered, match=gone):
+        pgoutput.row_reader(found, {})

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from dovetail_relay.errors import OutboxAltered, StuckMessage
-from dovetail_relay.nouns import Lsn
+from dovetail_relay.nouns import Lsn, OutboxTable
 
 FIELDS: Final = (
     "id",
@@ -162,6 +162,25 @@ def relation(data: bytes) -> Relation:
     return Relation(oid, namespace, name, tuple(columns))
 
 
+def as_now(then: Relation, now: OutboxTable, columns: Mapping[str, str]) -> Relation:
+    """A table as a transaction saw it, under the names that it and its columns have now.
+
+    A column that was renamed is the same one: its place and its type say so, where no other has moved. That is looked
+    at only where one that is read now was not there under its name.
+    """
+    then = then._replace(namespace=now.schema, name=now.name)
+    had, has = [column.name for column in then.columns], [name for name, _ in now.columns]
+    wanted = {columns.get(field, field) for field in FIELDS}.intersection(has)
+    if wanted.issubset(had) or [column.type_oid for column in then.columns] != [
+        type_oid for _, type_oid in now.columns
+    ]:
+        return then
+    renamed = [(before, after) for before, after in zip(had, has, strict=True) if before != after]
+    if any(before in has or after in had for before, after in renamed):
+        return then
+    return then._replace(columns=tuple(Column(name, type_oid) for name, type_oid in now.columns))
+
+
 def insert(frame: bytes) -> list[Any]:
     """The raw column values of an Insert, in the table's order; `frame` with its replication header."""
     at = BODY + _INSERT_BYTES
@@ -252,7 +271,12 @@ def row_reader(found: Relation, columns: Mapping[str, str], moment: Moment | Non
     places = columns_read(found, columns)
     width = len(found.columns)
     payload_type = found.columns[places["payload"]].type_oid
-    if tuple(places) == FIELDS and list(places.values()) == list(range(width)) and payload_type == _BYTEA:
+    if (
+        _is_ours(found)
+        and tuple(places) == FIELDS
+        and list(places.values()) == list(range(width))
+        and payload_type == _BYTEA
+    ):
         return usual_insert
     dated = moment or Moment()
     # What a column that the table does not have counts as (Debezium's own layout has the first five only).
@@ -281,23 +305,29 @@ def row_reader(found: Relation, columns: Mapping[str, str], moment: Moment | Non
     return read
 
 
+def _is_ours(found: Relation) -> bool:
+    """Whether it is the table that Dovetail makes, or a leaf of it."""
+    return found.namespace == OUTBOX[0] and found.name.startswith(OUTBOX[1])
+
+
 def columns_read(found: Relation, columns: Mapping[str, str]) -> dict[str, int]:
     """Field → its place among the table's columns, in the order of `FIELDS`. Raises OutboxAltered as `row_reader`."""
     places = {column.name: index for index, column in enumerate(found.columns)}
     read: dict[str, int] = {}
     for field in FIELDS:
         column = columns.get(field, field)
-        needed = field in REQUIRED or field in columns
+        needed = field in REQUIRED or field in columns or _is_ours(found)
         if column not in places:
             if needed:
                 raise OutboxAltered(
-                    f"table {found.namespace}.{found.name} sends no column {column!r}; needed are {', '.join(REQUIRED)}"
+                    f"table {found.namespace}.{found.name} sends no column {column!r}, but {', '.join(places)}; "
+                    "give it its name back, or name it under [outbox.columns]"
                 )
             continue
         type_oid = found.columns[places[column]].type_oid
         if type_oid in _TYPES[field]:
             read[field] = places[column]
-        elif needed or (found.namespace, found.name) == OUTBOX:
+        elif needed:
             raise OutboxAltered(
                 f"column {column!r} of {found.namespace}.{found.name} has type OID {type_oid}; "
                 f"allowed are {', '.join(str(oid) for oid in sorted(_TYPES[field]))}"

@@ -165,7 +165,7 @@ class OperatorDesk:
 
     def _write_plan(self, command: Command, work: Work) -> None:
         self._plan = {**work.facts, "step": self._number}
-        self._commands.progress(command.id, planned=self._plan, waits=None)
+        self._commands.progress(command.id, planned=self._plan, waits=None, waits_for=None)
         # A server without the marks and the plan would take the step for one that never was.
         self._on_written(self._session.written_at())
 

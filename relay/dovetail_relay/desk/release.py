@@ -42,6 +42,8 @@ class Release:
         self._step: dict[Place, tuple[int, Hold]] = {}
         if self._discards:
             session.rows(queries["desk_condemn"], self._chosen)
+        # Somebody may have made a missing topic for just this.
+        intake.parking.open_all()
 
     def ready(self, base: Checkpoint) -> bool:
         # Rows from before the slot may belong before those that wait; and a recovery would not know what went out.

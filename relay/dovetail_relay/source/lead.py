@@ -18,8 +18,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import dict_row
 
-from dovetail_relay.errors import Gap, LeadLost, Misconfigured, PostgresUnavailable, StreamEnded
-from dovetail_relay.nouns import Lsn, RelayRow, ServerFacts, lsn_text, parse_lsn
+from dovetail_relay.errors import Gap, LeadLost, Misconfigured, OutboxAltered, PostgresUnavailable, StreamEnded
+from dovetail_relay.nouns import Lsn, OutboxTable, RelayRow, ServerFacts, lsn_text, parse_lsn
 from dovetail_relay.source.publication import publication_fingerprint
 from dovetail_relay.source.replication import SlotBusy, server_error
 from dovetail_schemas.sql import queries
@@ -196,10 +196,21 @@ class LockSession:
             raise Misconfigured(f"relay {self._relay!r} was set up with slot {row['slot']!r}, not {self._slot!r}")
         return relay_row_of(row)
 
-    def outbox_names(self, schema: str, table: str) -> frozenset[tuple[str, str]]:
-        """The outbox table and its leaves, as (schema, name)."""
-        rows = self.rows(queries["relay_outbox_names"], {"schema": schema, "table": table})
-        return frozenset({(schema, table)} | {(row["schema"], row["name"]) for row in rows})
+    def outbox_tables(self, schema: str, table: str, publication: str) -> tuple[OutboxTable, ...]:
+        """The outbox table and its leaves. Raises OutboxAltered where there is no table of that name."""
+        asked = {"schema": schema, "table": table, "publication": publication}
+        found = self.rows(queries["relay_outbox_tables"], asked)
+        if not found:
+            raise OutboxAltered(f"there is no table {schema}.{table}; give it its name back")
+        return tuple(
+            OutboxTable(
+                row["oid"].to_bytes(4, "big"),
+                row["schema"],
+                row["name"],
+                tuple(zip(row["names"], row["types"], strict=True)),
+            )
+            for row in found
+        )
 
     def partition_counts(self) -> dict[str, int]:
         """Partitions per topic as init or `relay accept` recorded them."""
@@ -220,8 +231,12 @@ class LockSession:
         row = self.rows(queries["relay_server_facts"], {"slot": self._slot})[0]
         return server_facts_of(row, system_id, timeline, self.publication_fingerprint(publication))
 
+    def promise_messages(self) -> None:
+        """From here on the SDK lets services write logical messages: whatever is written now streams to us."""
+        self.rows(queries["setup_store_messages"], {"relay": self._relay, "messages": True})
+
     def messages_promised(self) -> bool:
-        """Whether init told services that logical messages are read here."""
+        """Whether services were told that logical messages are read here."""
         rows = self.rows(queries["setup_messages"], {"relay": self._relay})
         return bool(rows and rows[0]["messages"])
 
@@ -235,6 +250,10 @@ class LockSession:
     def written_at(self) -> Lsn:
         """The log's position behind all that this session has written: what a promoted server must have."""
         return parse_lsn(self.rows(queries["parked_written_at"], {})[0]["lsn"])
+
+    def clock(self) -> int:
+        """The server's time, in whole seconds since 1970."""
+        return int(self.rows(queries["relay_clock"], {})[0]["seconds"])
 
     def mark_started(self) -> None:
         """From now on an empty checkpoint topic is CHECKPOINT_LOST."""

@@ -19,14 +19,27 @@ SELECT name, slot, system_id, consistent_point::text, snapshot::text, epoch, pub
 FROM dovetail.relay
 WHERE name = %(relay)s
 
--- name: relay_outbox_names
--- The outbox table and its leaves: what its rows may stream as.
-SELECT namespace.nspname AS schema, class.relname AS name
+-- name: relay_outbox_tables
+-- The outbox table and its leaves: what its rows may stream as, and the columns that the publication takes of each, in
+-- their order. By its number a table is known also where a transaction gave it another name for a while.
+SELECT class.oid, namespace.nspname AS schema, class.relname AS name, taken.names, taken.types
 FROM pg_class AS root
 JOIN pg_namespace AS root_namespace ON root_namespace.oid = root.relnamespace
-CROSS JOIN LATERAL pg_partition_tree(root.oid) AS tree
+CROSS JOIN LATERAL (
+    -- The tree of a table without partitions is empty.
+    SELECT root.oid AS relid UNION SELECT relid::oid FROM pg_partition_tree(root.oid)
+) AS tree
 JOIN pg_class AS class ON class.oid = tree.relid
 JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(attribute.attname::text ORDER BY attribute.attnum), '{}') AS names,
+        coalesce(array_agg(attribute.atttypid ORDER BY attribute.attnum), '{}') AS types
+    FROM pg_attribute AS attribute
+    JOIN pg_publication_tables AS published
+        ON published.pubname = %(publication)s AND published.schemaname = root_namespace.nspname
+        AND published.tablename = root.relname AND attribute.attname = ANY(published.attnames)
+    WHERE attribute.attrelid = class.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
+) AS taken
 WHERE root_namespace.nspname = %(schema)s AND root.relname = %(table)s
 
 -- name: relay_mark_started
@@ -141,6 +154,10 @@ WHERE name = %(relay)s
 UPDATE dovetail.relay
 SET starts = 0, starts_at = NULL, suspect_lsn = NULL, suspect_index = NULL, suspect_starts = 0
 WHERE name = %(relay)s AND (starts > 0 OR suspect_lsn IS NOT NULL)
+
+-- name: relay_clock
+-- By the clock that events are dated with.
+SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS seconds
 
 -- name: session_durable
 -- What this session commits survives a crash of the server, whatever the default of the role or the database is.
