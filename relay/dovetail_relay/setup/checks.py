@@ -20,7 +20,7 @@ from dovetail_relay.setup.slot import relay_row
 OK, UNREACHABLE, FOUND = 0, 3, 4
 
 _DATABASE_CHECKS = (checks_roles.attributes, checks_roles.tables)
-_TABLE_CHECKS = (checks_roles.publication, checks_roles.updates, checks_roles.slot)
+_TABLE_CHECKS = (checks_roles.publication, checks_roles.parts, checks_roles.updates, checks_roles.slot)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from dovetail_relay.decode.pgoutput import REQUIRED, Column, Relation, columns_r
 from dovetail_relay.errors import Misconfigured, OutboxAltered, PublicationChanged
 from dovetail_relay.setup.connect import rows
 from dovetail_relay.setup.steps import Step
-from dovetail_relay.source.publication import Publication, read_publication
+from dovetail_relay.source.publication import Publication, Unstreamed, read_publication, read_unstreamed
 from dovetail_schemas.sql import queries
 
 # A partitioned root or a plain table; nothing else can be published.
@@ -62,6 +62,41 @@ def publication_problems(publication: Publication, settings: Settings, columns: 
     return problems
 
 
+def unstreamed(connection: psycopg.Connection[Any], settings: Settings) -> tuple[Unstreamed, ...]:
+    """What belongs to the outbox table and is never sent, whatever the publication says."""
+    return read_unstreamed(connection, [settings.outbox.schema_and_table])
+
+
+def unstreamed_problem(found: Unstreamed) -> str:
+    """Why rows in it are lost on the readers, as a sentence."""
+    name = f"{found.schema}.{found.table}"
+    if found.reason == "inherits":
+        return f"{name} inherits from {found.parent_schema}.{found.parent}: rows in it are never published"
+    if found.reason == "foreign":
+        return f"{name} is a table of another server: rows in it are never published"
+    return f"{name} is not logged: rows in it are never published, and a crash empties it"
+
+
+def unstreamed_cure(connection: psycopg.Connection[Any], found: Unstreamed) -> str:
+    """The statement that ends it."""
+    table = sql.Identifier(found.schema, found.table)
+    parent = sql.Identifier(found.parent_schema or found.schema, found.parent or found.table)
+    statements = {
+        "inherits": sql.SQL("ALTER TABLE {} NO INHERIT {}").format(table, parent),
+        "foreign": sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(parent, table),
+        "unlogged": sql.SQL("ALTER TABLE {} SET LOGGED").format(table),
+    }
+    return statements[found.reason].as_string(connection)
+
+
+def refuse_unstreamed(connection: psycopg.Connection[Any], settings: Settings) -> None:
+    """Raises Misconfigured where a part of the outbox would never be sent, with the statements to type."""
+    found = unstreamed(connection, settings)
+    if found:
+        cures = "; ".join(unstreamed_cure(connection, one) for one in found)
+        raise Misconfigured("; ".join(map(unstreamed_problem, found)), remedy=f"{cures}; then dovetail init")
+
+
 def expected_sql(settings: Settings, columns: tuple[str, ...]) -> sql.Composed:
     """The statement that makes the publication as it should be."""
     return sql.SQL(
@@ -88,6 +123,7 @@ def ensure_publication(
     """
     name = settings.outbox.publication
     what = f"publication {name}"
+    refuse_unstreamed(owner, settings)
     try:
         publication = read_publication(owner, name)
     except LookupError:

@@ -3,16 +3,18 @@
 The server changes a publication silently under a running slot: a table taken out and put back loses the rows written
 in between, and PostgreSQL 18 does not even complain about a dropped one. So `init` records a fingerprint, and the
 relay and `doctor` compare it with what they find. It covers which objects these are, not only how they look: one that
-was taken away and put back while no relay ran shows as well. Reads only; the catalogue is open to every role.
+was taken away and put back while no relay ran shows as well. And it covers the tables below the published ones that no
+publication sends, a leaf that was made UNLOGGED for one: their rows would be passed over just as silently. Reads only;
+the catalogue is open to every role.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg.rows import dict_row
@@ -33,6 +35,18 @@ class PublishedTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Unstreamed:
+    """A table that belongs to a published one, as a part of it or as itself, and whose rows are never sent."""
+
+    schema: str
+    table: str
+    # None both where it is the published table itself.
+    parent_schema: str | None
+    parent: str | None
+    reason: Literal["unlogged", "foreign", "inherits"]
+
+
+@dataclass(frozen=True, slots=True)
 class Publication:
     """The whole shape of one publication. `identity` is the object ids of itself and of its tables' entries."""
 
@@ -42,6 +56,7 @@ class Publication:
     via_root: bool
     all_tables: bool
     tables: tuple[PublishedTable, ...]
+    unstreamed: tuple[Unstreamed, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -52,6 +67,7 @@ class Publication:
             "pubviaroot": self.via_root,
             "puballtables": self.all_tables,
             "tables": [[t.schema, t.table, list(t.columns), t.row_filter] for t in self.tables],
+            "unstreamed": [[t.schema, t.table, t.reason] for t in self.unstreamed],
         }
         text = json.dumps(shape, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode("ascii")).hexdigest()
@@ -87,7 +103,15 @@ def read_publication(connection: psycopg.Connection[Any], name: str) -> Publicat
         via_root=head["pubviaroot"],
         all_tables=head["puballtables"],
         tables=tuple(tables),
+        unstreamed=read_unstreamed(connection, [(table.schema, table.table) for table in tables]),
     )
+
+
+def read_unstreamed(connection: psycopg.Connection[Any], tables: Sequence[tuple[str, str]]) -> tuple[Unstreamed, ...]:
+    """What belongs to these tables, given as (schema, name), and is not sent by a publication of them."""
+    asked = {"schemas": [schema for schema, _ in tables], "tables": [table for _, table in tables]}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return tuple(Unstreamed(**row) for row in cursor.execute(queries["setup_unstreamed"], asked).fetchall())
 
 
 def publication_fingerprint(connection: psycopg.Connection[Any], publication: str) -> str:

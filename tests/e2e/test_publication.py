@@ -1,0 +1,50 @@
+"""A publication that changes under a relay, and the way back: what the relay, the doctor and `accept` say leads out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from dovetail_local.stack import Stack
+from support.operator import dovetail
+from support.relay import RelayProcess
+from support.waiting import wait_until
+from support.world import World, new_world
+
+
+@pytest.fixture
+def world(stack: Stack) -> Iterator[World]:
+    with new_world(stack) as made:
+        yield made
+
+
+def execute(world: World, statement: str) -> None:
+    with psycopg.connect(world.endpoints.owner_dsn, autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[arg-type]
+
+
+def halted(relay: RelayProcess) -> bool:
+    status, body = relay.get("/readyz")
+    return status == 503 and json.loads(body)["reason"] == "PUBLICATION_CHANGED"
+
+
+def checked(world: World) -> tuple[int, dict[str, dict[str, str]]]:
+    """The doctor's exit code, and what it found."""
+    code, out, _ = dovetail(world, "doctor", "--output", "json")
+    return code, {row["check"]: row for row in json.loads(out)}
+
+
+def test_a_leaf_that_is_not_logged_halts_the_relay_until_it_is_again(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    execute(world, "ALTER TABLE dovetail.outbox_5 SET UNLOGGED")
+    wait_until(lambda: halted(relay), 20, f"the relay halts:\n{relay.log()[-1500:]}")
+    code, found = checked(world)
+    assert (code, found["dovetail.outbox_parts"]["status"]) == (4, "fail")
+    execute(world, found["dovetail.outbox_parts"]["next"].split("; then ", maxsplit=1)[0])
+    wait_until(lambda: relay.get("/readyz")[0] == 200, 20, "the relay goes on")
+    with world.writers(count=1):
+        wait_until(lambda: bool(world.table()), 20, "something was written")
+    world.wait_until_published()
