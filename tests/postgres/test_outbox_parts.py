@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,7 +12,7 @@ import pytest
 from dovetail_local.endpoints import Endpoints
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import Misconfigured, PublicationChanged
-from dovetail_relay.setup import checks_roles
+from dovetail_relay.setup import checks_outbox
 from dovetail_relay.setup.checks_server import Server, look
 from dovetail_relay.setup.connect import session
 from dovetail_relay.setup.findings import Finding
@@ -54,14 +55,14 @@ def test_a_leaf_that_is_not_logged_fails_the_doctor_with_the_statement_and_is_an
     before = publication_fingerprint(owner, "dovetail")
     owner.execute("ALTER TABLE dovetail.outbox_3 SET UNLOGGED")
 
-    (finding,) = findings(settings, checks_roles.parts)
+    (finding,) = findings(settings, checks_outbox.parts)
     assert (finding.status, finding.check) == ("fail", "dovetail.outbox_parts")
     assert finding.found.startswith("dovetail.outbox_3 is not logged: rows in it are never published")
     assert finding.remedy.startswith('ALTER TABLE "dovetail"."outbox_3" SET LOGGED; then dovetail reconcile')
     assert publication_fingerprint(owner, "dovetail") != before
 
     typed(owner, finding.remedy)
-    assert [finding.status for finding in findings(settings, checks_roles.parts)] == ["ok"]
+    assert [finding.status for finding in findings(settings, checks_outbox.parts)] == ["ok"]
     assert publication_fingerprint(owner, "dovetail") == before
 
 
@@ -73,7 +74,7 @@ def test_a_child_that_inherits_after_init_fails_the_doctor_with_the_statement_an
     before = publication_fingerprint(owner, foreign.outbox.publication)
     owner.execute("CREATE TABLE public.child () INHERITS (public.outboxevent)")
 
-    (finding,) = findings(foreign, checks_roles.parts)
+    (finding,) = findings(foreign, checks_outbox.parts)
     assert finding.status == "fail"
     assert finding.found == "public.child inherits from public.outboxevent: rows in it are never published"
     assert finding.remedy.startswith('ALTER TABLE "public"."child" NO INHERIT "public"."outboxevent"; then dovetail')
@@ -108,7 +109,7 @@ def test_partitions_come_and_go_without_being_another_publication_but_not_an_unl
     assert publication_fingerprint(owner, foreign.outbox.publication) == before
     owner.execute("CREATE UNLOGGED TABLE public.b PARTITION OF public.outboxevent FOR VALUES IN ('b')")
     assert publication_fingerprint(owner, foreign.outbox.publication) != before
-    (finding,) = findings(foreign, checks_roles.parts)
+    (finding,) = findings(foreign, checks_outbox.parts)
     assert finding.remedy.startswith('ALTER TABLE "public"."b" SET LOGGED')
 
 
@@ -122,3 +123,45 @@ def test_an_init_of_the_relays_role_alone_finds_that_the_publication_is_another(
     del environ["DOVETAIL_POSTGRES__OWNER_DSN"]
     with pytest.raises(PublicationChanged):
         run_init(settings_of(database, environ))
+
+
+def page_sql() -> str:
+    """The trigger that the page shows."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "from-debezium.md"
+    return page.read_text("utf-8").split("```sql\n")[1].split("```", maxsplit=1)[0]
+
+
+def test_a_partitioned_table_is_warned_of_and_the_pages_trigger_refuses_what_would_be_published_twice(
+    foreign: Settings, owner: psycopg.Connection[Any]
+) -> None:
+    owner.execute(f"CREATE TABLE public.outboxevent ({COLUMNS}, created_at date) PARTITION BY RANGE (created_at)")
+    owner.execute(
+        "CREATE TABLE public.p1 PARTITION OF public.outboxevent FOR VALUES FROM ('2020-01-01') TO ('2020-02-01')"
+    )
+    owner.execute(
+        "CREATE TABLE public.p2 PARTITION OF public.outboxevent FOR VALUES FROM ('2020-02-01') TO ('2020-03-01')"
+    )
+    problem = (
+        "public.outboxevent is partitioned by RANGE (created_at): an UPDATE that moves a row is published as a second"
+        " event"
+    )
+    for _ in range(2):
+        (step,) = [step for step in run_init(foreign) if step.what == "UPDATEs of public.outboxevent"]
+        assert (step.state, step.detail) == ("left", problem)
+    (finding,) = findings(foreign, checks_outbox.moves)
+    assert (finding.status, finding.check, finding.found) == ("warn", "dovetail.outbox_moves", problem)
+
+    owner.execute(page_sql())  # type: ignore[arg-type]
+    owner.execute("INSERT INTO public.outboxevent VALUES (gen_random_uuid(), 'a', 'k', 't', '{}', '2020-01-05')")
+    owner.execute("UPDATE public.outboxevent SET payload = '[]', created_at = '2020-01-05'")
+    with pytest.raises(psycopg.errors.RaiseException, match="stays in its partition"):
+        owner.execute("UPDATE public.outboxevent SET created_at = '2020-02-05'")
+
+
+def test_a_table_without_partitions_and_our_own_are_not_warned_of(
+    database: Endpoints, foreign: Settings, owner: psycopg.Connection[Any]
+) -> None:
+    owner.execute(f"CREATE TABLE public.outboxevent ({COLUMNS})")
+    assert all(step.state != "left" for step in run_init(foreign) if step.what.startswith("UPDATE"))
+    assert findings(foreign, checks_outbox.moves) == []
+    assert findings(settings_of(database), checks_outbox.moves) == []

@@ -1,4 +1,4 @@
-"""The roles and what they may do, the tables, the publication and the slot."""
+"""The roles and what they may do, the tables, the publication and the slot. The outbox itself is `checks_outbox`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,7 @@ from dovetail_relay.setup.connect import Session, one, replication_session, rows
 from dovetail_relay.setup.findings import Finding, Status, judge, ok
 from dovetail_relay.setup.grants import GROUPS
 from dovetail_relay.setup.migrate import applied, pending
-from dovetail_relay.setup.shape import (
-    expected_sql,
-    outbox_columns,
-    publication_problems,
-    unstreamed,
-    unstreamed_cure,
-    unstreamed_problem,
-)
+from dovetail_relay.setup.shape import expected_sql, outbox_columns, publication_problems
 from dovetail_relay.setup.slot import relay_row, slot_problem
 from dovetail_relay.source.publication import read_publication
 from dovetail_schemas.sql import migrations, queries
@@ -163,33 +156,6 @@ def publication(server: Server) -> Iterator[Finding]:
             wanted=f"{row['publication_fingerprint'][:12]}, as recorded: rows written in between may be missing",
             remedy="dovetail reconcile, then dovetail relay accept",
         )
-
-
-def parts(server: Server) -> Iterator[Finding]:
-    """No part of the outbox is kept from the publication: the server passes over its rows without a word."""
-    found = unstreamed(server.connection, server.settings)
-    cures = "; ".join(unstreamed_cure(server.connection, one) for one in found)
-    yield judge(
-        "dovetail.outbox_parts",
-        good=not found,
-        found="; ".join(map(unstreamed_problem, found)) or "all of the outbox is logged and published",
-        wanted="logged, and the outbox itself or a partition of it",
-        remedy=f"{cures}; then dovetail reconcile, for what was written meanwhile",
-    )
-
-
-def updates(server: Server) -> Iterator[Finding]:
-    """An update of a row that was published is lost on its readers: an outbox only ever grows."""
-    schema, table = server.settings.outbox.schema_and_table
-    updated = (one(server.connection, queries["setup_updates"], {"schema": schema, "table": table}) or {})["updated"]
-    yield judge(
-        "dovetail.outbox_updates",
-        good=not updated,
-        found=f"rows of {schema}.{table} updated: {updated}" if updated else "no row was ever updated",
-        wanted="none: an update is never published",
-        remedy="publish another event instead; pg_stat_reset_single_table_counters forgets the number",
-        otherwise="warn",
-    )
 
 
 def slot(server: Server) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from dovetail_relay.errors import Misconfigured
 from dovetail_relay.setup.connect import Session, session
 from dovetail_relay.setup.grants import Logins, grant, logins, replication
 from dovetail_relay.setup.migrate import Phase, applied, migrate
-from dovetail_relay.setup.shape import ensure_publication, outbox_columns
+from dovetail_relay.setup.shape import ensure_publication, moving_rows, outbox_columns
 from dovetail_relay.setup.slot import OnWait, ensure_slot, relay_row, slot_facts
 from dovetail_relay.setup.steps import Step
 from dovetail_relay.setup.topics import Cluster, ensure_topics
@@ -76,6 +76,8 @@ def _as_owner(owner: Session, settings: Settings, plan: Plan) -> Iterator[Step]:
     columns = outbox_columns(owner, settings)
     slot_exists = slot_facts(owner, settings.relay.slot) is not None
     yield from ensure_publication(owner, settings, columns, change=plan.change, slot_exists=slot_exists)
+    if problem := moving_rows(owner, settings):
+        yield Step(f"UPDATEs of {settings.outbox.table}", "left", problem)
 
 
 def _migrated_by_others(relay: Session, plan: Plan) -> Iterator[Step]:

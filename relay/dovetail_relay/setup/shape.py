@@ -11,7 +11,7 @@ from psycopg import sql
 from dovetail_relay.config import Settings
 from dovetail_relay.decode.pgoutput import REQUIRED, Column, Relation, columns_read
 from dovetail_relay.errors import Misconfigured, OutboxAltered, PublicationChanged
-from dovetail_relay.setup.connect import rows
+from dovetail_relay.setup.connect import one, rows
 from dovetail_relay.setup.steps import Step
 from dovetail_relay.source.publication import Publication, Unstreamed, read_publication, read_unstreamed
 from dovetail_schemas.sql import queries
@@ -93,8 +93,22 @@ def refuse_unstreamed(connection: psycopg.Connection[Any], settings: Settings) -
     """Raises Misconfigured where a part of the outbox would never be sent, with the statements to type."""
     found = unstreamed(connection, settings)
     if found:
-        cures = "; ".join(unstreamed_cure(connection, one) for one in found)
+        cures = "; ".join(unstreamed_cure(connection, part) for part in found)
         raise Misconfigured("; ".join(map(unstreamed_problem, found)), remedy=f"{cures}; then dovetail init")
+
+
+def moving_rows(connection: psycopg.Connection[Any], settings: Settings) -> str | None:
+    """How a row of the outbox could be published twice, as a sentence; None where it cannot.
+
+    Of our own table a trigger refuses such an UPDATE; on another one nothing is made by us.
+    """
+    if not settings.outbox.foreign:
+        return None
+    schema, table = settings.outbox.schema_and_table
+    row = one(connection, queries["setup_partitioned"], {"schema": schema, "table": table})
+    if row is None:
+        return None
+    return f"{schema}.{table} is partitioned by {row['by']}: an UPDATE that moves a row is published as a second event"
 
 
 def expected_sql(settings: Settings, columns: tuple[str, ...]) -> sql.Composed:

@@ -151,3 +151,10 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_stat_all_tables stat
     ON stat.relid = c.oid OR stat.relid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))
 WHERE n.nspname = %(schema)s AND c.relname = %(table)s;
+
+-- name: setup_partitioned
+-- By what a table is partitioned; no row where it is not. An UPDATE that moves a row to another partition is decoded as
+-- a DELETE and an INSERT, and the INSERT is published.
+SELECT pg_catalog.pg_get_partkeydef(c.oid) AS by
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind = 'p';

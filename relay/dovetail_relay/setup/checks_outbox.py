@@ -1,0 +1,51 @@
+"""What may happen to the rows of the outbox without a word of the server: passed over, or published twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dovetail_relay.setup.checks_server import Server
+from dovetail_relay.setup.connect import one
+from dovetail_relay.setup.findings import Finding, judge
+from dovetail_relay.setup.shape import moving_rows, unstreamed, unstreamed_cure, unstreamed_problem
+from dovetail_schemas.sql import queries
+
+
+def parts(server: Server) -> Iterator[Finding]:
+    """No part of the outbox is kept from the publication: the server passes over its rows without a word."""
+    found = unstreamed(server.connection, server.settings)
+    cures = "; ".join(unstreamed_cure(server.connection, part) for part in found)
+    yield judge(
+        "dovetail.outbox_parts",
+        good=not found,
+        found="; ".join(map(unstreamed_problem, found)) or "all of the outbox is logged and published",
+        wanted="logged, and the outbox itself or a partition of it",
+        remedy=f"{cures}; then dovetail reconcile, for what was written meanwhile",
+    )
+
+
+def updates(server: Server) -> Iterator[Finding]:
+    """An update of a row that was published is lost on its readers: an outbox only ever grows."""
+    schema, table = server.settings.outbox.schema_and_table
+    updated = (one(server.connection, queries["setup_updates"], {"schema": schema, "table": table}) or {})["updated"]
+    yield judge(
+        "dovetail.outbox_updates",
+        good=not updated,
+        found=f"rows of {schema}.{table} updated: {updated}" if updated else "no row was ever updated",
+        wanted="none: an update is never published",
+        remedy="publish another event instead; pg_stat_reset_single_table_counters forgets the number",
+        otherwise="warn",
+    )
+
+
+def moves(server: Server) -> Iterator[Finding]:
+    """A row that moves between partitions of a table that is not ours streams again, under the id that it has."""
+    problem = moving_rows(server.connection, server.settings)
+    if problem:
+        yield Finding(
+            "dovetail.outbox_moves", "warn", problem, "updated by nobody in what it is partitioned by",
+            "the trigger in docs/how-to/from-debezium.md refuses such an UPDATE",
+        )  # fmt: skip
+
+
+CHECKS = (parts, updates, moves)
