@@ -150,7 +150,7 @@ def test_nothing_is_compared_before_the_checkpoint_has_come_to_a_mark(place: Pla
 def test_a_row_that_was_committed_behind_the_mark_is_waited_for(place: Place) -> None:
     at = place.now - 3
     place.booked(place.now)
-    with psycopg.connect(place.endpoints.app_dsn) as writer:
+    with psycopg.connect(place.endpoints.owner_dsn) as writer:
         event = uuid.uuid4()
         writer.execute(ROW, (event, "order", at * 10, place.now // DAY % LEAVES))
         assert place.look() == 1

@@ -165,3 +165,25 @@ def test_a_table_without_partitions_and_our_own_are_not_warned_of(
     assert all(step.state != "left" for step in run_init(foreign) if step.what.startswith("UPDATE"))
     assert findings(foreign, checks_outbox.moves) == []
     assert findings(settings_of(database), checks_outbox.moves) == []
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        "GRANT INSERT ON dovetail.outbox TO dovetail_app, PUBLIC",
+        "GRANT INSERT (xid) ON dovetail.outbox TO dovetail_app; GRANT INSERT ON dovetail.outbox TO PUBLIC",
+    ],
+)
+def test_a_role_that_may_set_a_rows_xid_fails_the_doctor_with_the_statement(
+    database: Endpoints, owner: psycopg.Connection[Any], grant: str
+) -> None:
+    settings = settings_of(database)
+    run_init(settings)
+    assert [finding.status for finding in findings(settings, checks_outbox.forgers)] == ["ok"]
+    owner.execute(grant)  # type: ignore[arg-type]
+    (finding,) = findings(settings, checks_outbox.forgers)
+    assert (finding.status, finding.check) == ("fail", "dovetail.outbox_forgers")
+    assert finding.found == "PUBLIC, dovetail_app may set xid, seq and bucket of dovetail.outbox"
+    assert finding.remedy.startswith('REVOKE INSERT ON dovetail.outbox FROM PUBLIC, "dovetail_app"; then')
+    typed(owner, finding.remedy)
+    assert [finding.status for finding in findings(settings, checks_outbox.forgers)] == ["ok"]

@@ -53,3 +53,27 @@ def test_a_value_out_of_its_bounds_is_refused_at_the_insert(
 def test_a_service_may_neither_change_nor_take_back_an_event(conn: psycopg.Connection, statement: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         conn.execute(statement)
+
+
+@pytest.mark.parametrize(("column", "value"), [("xid", "3"), ("seq", "1"), ("bucket", "0")])
+def test_a_service_may_not_set_what_recovery_replay_and_ring_go_by(
+    conn: psycopg.Connection, column: str, value: str
+) -> None:
+    chosen = INSERT.replace("headers)", f"headers, {column}) OVERRIDING SYSTEM VALUE", 1).replace(
+        "%(headers)s", f"%(headers)s, '{value}'", 1
+    )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        conn.execute(chosen, GOOD)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.cursor() as cursor:
+        with cursor.copy(f"COPY dovetail.outbox ({', '.join(GOOD)}, {column}) FROM STDIN") as copy:
+            copy.write_row([*GOOD.values(), value])
+
+
+def test_a_service_may_insert_and_copy_all_the_rest(conn: psycopg.Connection, owner: psycopg.Connection) -> None:
+    conn.execute(INSERT, GOOD)
+    with (
+        conn.cursor() as cursor,
+        cursor.copy(f"COPY dovetail.outbox ({', '.join(GOOD)}, created_at) FROM STDIN") as copy,
+    ):
+        copy.write_row([*(GOOD | {"id": UUID(int=2)}).values(), "2026-01-01"])
+    assert owner.execute("SELECT count(*) FROM dovetail.outbox WHERE xid > '3'").fetchone() == (2,)

@@ -40,7 +40,8 @@ class Place:
         return psycopg.connect(self.endpoints.owner_dsn, autocommit=True)
 
     def writer(self, **options: Any) -> psycopg.Connection[tuple[Any, ...]]:
-        return psycopg.connect(self.endpoints.app_dsn, **options)
+        """As the owner: a service may not choose the leaf."""
+        return psycopg.connect(self.endpoints.owner_dsn, **options)
 
     def write(self, connection: psycopg.Connection[Any], day: int | None = None) -> None:
         """One event of a day."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from psycopg import sql
+
 from dovetail_relay.setup.checks_server import Server
-from dovetail_relay.setup.connect import one
+from dovetail_relay.setup.connect import one, rows
 from dovetail_relay.setup.findings import Finding, judge
 from dovetail_relay.setup.shape import moving_rows, unstreamed, unstreamed_cure, unstreamed_problem
 from dovetail_schemas.sql import queries
@@ -48,4 +50,21 @@ def moves(server: Server) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-CHECKS = (parts, updates, moves)
+def forgers(server: Server) -> Iterator[Finding]:
+    """Whoever sets a row's xid decides whether a recovery finds it: with an old one it would be passed over."""
+    if server.settings.outbox.foreign:
+        return
+    names = [row["name"] for row in rows(server.connection, queries["setup_forgers"])]
+    who = sql.SQL(", ").join(sql.SQL("PUBLIC") if name == "PUBLIC" else sql.Identifier(name) for name in names)
+    revoke = sql.SQL("REVOKE INSERT ON dovetail.outbox FROM {}").format(who).as_string(server.connection)
+    yield judge(
+        "dovetail.outbox_forgers",
+        good=not names,
+        found=f"{', '.join(names)} may set xid, seq and bucket of dovetail.outbox" if names
+        else "only the database sets xid, seq and bucket",
+        wanted="set by the database: a recovery passes over rows with an older xid",
+        remedy=f"{revoke}; then GRANT dovetail_app to who publishes, and dovetail init --owner-dsn …",
+    )  # fmt: skip
+
+
+CHECKS = (parts, updates, moves, forgers)

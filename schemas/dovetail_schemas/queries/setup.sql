@@ -115,10 +115,12 @@ SELECT (SELECT count(*) FROM pg_catalog.pg_replication_slots) AS slots,
        (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walsender') AS walsenders;
 
 -- name: setup_rights
--- Which of the wanted rights the current role lacks on one relation; no row when the relation does not exist.
+-- Which of the wanted rights the current role lacks on one relation; no row when the relation does not exist. INSERT
+-- may be a right on some columns only: a service sets no xid of its own.
 SELECT has_schema_privilege(n.oid, 'USAGE') AS can_use_schema,
        ARRAY(SELECT wanted FROM unnest(%(rights)s::text[]) AS wanted
-             WHERE NOT has_table_privilege(c.oid, wanted)) AS lacking
+             WHERE NOT CASE wanted WHEN 'INSERT' THEN has_any_column_privilege(c.oid, wanted)
+                                   ELSE has_table_privilege(c.oid, wanted) END) AS lacking
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(table)s;
 
@@ -158,3 +160,23 @@ WHERE n.nspname = %(schema)s AND c.relname = %(table)s;
 SELECT pg_catalog.pg_get_partkeydef(c.oid) AS by
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind = 'p';
+
+-- name: setup_forgers
+-- Roles that may set what only the database should of the outbox and its leaves. The owner may anyway.
+WITH found AS (
+    SELECT c.relowner, granted.grantee
+    FROM pg_catalog.pg_partition_tree('dovetail.outbox') AS tree
+    JOIN pg_catalog.pg_class AS c ON c.oid = tree.relid
+    CROSS JOIN pg_catalog.aclexplode(c.relacl) AS granted
+    WHERE granted.privilege_type = 'INSERT'
+    UNION
+    SELECT c.relowner, granted.grantee
+    FROM pg_catalog.pg_partition_tree('dovetail.outbox') AS tree
+    JOIN pg_catalog.pg_class AS c ON c.oid = tree.relid
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname IN ('xid', 'seq', 'bucket')
+    CROSS JOIN pg_catalog.aclexplode(a.attacl) AS granted
+    WHERE granted.privilege_type = 'INSERT'
+)
+SELECT DISTINCT CASE found.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(found.grantee)::text END AS name
+FROM found WHERE found.grantee <> found.relowner
+ORDER BY name;
