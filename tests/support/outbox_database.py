@@ -7,6 +7,8 @@ import pytest
 from psycopg import sql
 
 from dovetail_local.endpoints import Endpoints
+from dovetail_relay.decode.pgoutput import FIELDS
+from dovetail_relay.setup.grants import publishing_sql
 from dovetail_schemas.sql import migrations
 
 
@@ -16,6 +18,7 @@ def install(endpoints: Endpoints) -> None:
     with psycopg.connect(endpoints.owner_dsn) as connection:
         for migration in migrations():
             connection.execute(migration.sql)
+        connection.execute(publishing_sql(FIELDS))
         connection.execute("CREATE TABLE effect (id bigserial PRIMARY KEY, what text NOT NULL)")
         connection.execute(sql.SQL("GRANT dovetail_app TO {}").format(sql.Identifier(str(role))))
         connection.execute(sql.SQL("GRANT ALL ON effect, effect_id_seq TO {}").format(sql.Identifier(str(role))))

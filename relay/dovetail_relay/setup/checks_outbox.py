@@ -67,4 +67,25 @@ def forgers(server: Server) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-CHECKS = (parts, updates, moves, forgers)
+def unread(server: Server) -> Iterator[Finding]:
+    """Where this relay reads another table, `dovetail.publish` must not succeed into one that nobody reads."""
+    row = one(server.connection, queries["setup_unread"]) if server.settings.outbox.foreign else None
+    if row is None:
+        return
+    lost = row["holds_rows"] and not row["read"]
+    open_door = row["may_publish"] and not row["read"]
+    revoke = "REVOKE INSERT ON dovetail.outbox FROM dovetail_app"
+    yield judge(
+        "dovetail.outbox_unread",
+        good=not lost and not open_door,
+        found="dovetail.outbox holds events, and no relay reads it" if lost
+        else "services may publish into dovetail.outbox, and no relay reads it" if open_door
+        else "dovetail.outbox is read by another relay" if row["read"]
+        else "nobody publishes into dovetail.outbox",
+        wanted=f'events in {server.settings.outbox.table}, or a second relay with [outbox] table = "dovetail.outbox"',
+        remedy=f"dovetail init for that relay, which publishes what is there; or {revoke}"
+        + ("; TRUNCATE dovetail.outbox, if nobody needs them" if lost else ""),
+    )  # fmt: skip
+
+
+CHECKS = (parts, updates, moves, forgers, unread)

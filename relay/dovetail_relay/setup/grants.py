@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,30 @@ def grant(connection: psycopg.Connection[Any], found: Logins, *, change: bool) -
             yield Step(what, "done")
         else:
             yield Step(what, "missing")
+
+
+def publishing(connection: psycopg.Connection[Any], settings: Settings, *, change: bool) -> Iterator[Step]:
+    """Let services publish into Dovetail's own outbox, where this relay reads it. Needs the owner's session.
+
+    Where it reads another table nothing is granted, so that `dovetail.publish` fails instead of writing an event that
+    nobody reads. What the init of another relay has granted stays.
+    """
+    if settings.outbox.foreign:
+        return
+    lacking = (one(connection, queries["setup_publishing"]) or {})["lacking"]
+    what = f"{GROUPS['app']} may insert into dovetail.outbox"
+    if not lacking:
+        yield Step(what, "there")
+        return
+    if change:
+        connection.execute(publishing_sql(lacking))
+    yield Step(what, "done" if change else "missing")
+
+
+def publishing_sql(columns: Iterable[str]) -> sql.Composed:
+    """The statement that lets services publish."""
+    listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+    return sql.SQL("GRANT INSERT ({}) ON dovetail.outbox TO {}").format(listed, sql.Identifier(GROUPS["app"]))
 
 
 def replication(connection: psycopg.Connection[Any], login: str) -> Step:

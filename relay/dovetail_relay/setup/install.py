@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import Misconfigured
 from dovetail_relay.setup.connect import Session, session
-from dovetail_relay.setup.grants import Logins, grant, logins, replication
+from dovetail_relay.setup.grants import Logins, grant, logins, publishing, replication
 from dovetail_relay.setup.migrate import Phase, applied, migrate
 from dovetail_relay.setup.shape import ensure_publication, moving_rows, outbox_columns
 from dovetail_relay.setup.slot import OnWait, ensure_slot, relay_row, slot_facts
@@ -53,7 +53,7 @@ def install(settings: Settings, plan: Plan, report: Report, on_wait: OnWait) -> 
             tell(migrate(owner, change=plan.change, phase=plan.phase))
         else:
             relay = opened.enter_context(session(settings, "relay"))
-            tell(_migrated_by_others(relay, plan))
+            tell(_done_by_others(relay, settings, plan))
         if any(step.state == "missing" for step in steps):
             return steps  # --check on an empty database: nothing below could be looked at
         if owner is not None:
@@ -74,20 +74,27 @@ def _as_owner(owner: Session, settings: Settings, plan: Plan) -> Iterator[Step]:
     if found.relay:
         yield replication(owner, found.relay)
     columns = outbox_columns(owner, settings)
+    yield from publishing(owner, settings, change=plan.change)
     slot_exists = slot_facts(owner, settings.relay.slot) is not None
     yield from ensure_publication(owner, settings, columns, change=plan.change, slot_exists=slot_exists)
     if problem := moving_rows(owner, settings):
         yield Step(f"UPDATEs of {settings.outbox.table}", "left", problem)
 
 
-def _migrated_by_others(relay: Session, plan: Plan) -> Iterator[Step]:
-    """Without the owner's DSN the tables must be there already, and up to date."""
+def _done_by_others(relay: Session, settings: Settings, plan: Plan) -> Iterator[Step]:
+    """Without the owner's DSN the tables must be there already, up to date, and services must have their right."""
     if not applied(relay):
         raise Misconfigured(
             "the database has no dovetail tables, and postgres.owner_dsn is not set to make them",
             remedy="dovetail init --owner-dsn …, or dovetail init --print-sql for the administrator",
         )
-    for step in migrate(relay, change=False, phase=plan.phase):
+    yield from _nothing_missing(migrate(relay, change=False, phase=plan.phase), plan)
+    outbox_columns(relay, settings)
+    yield from _nothing_missing(publishing(relay, settings, change=False), plan)
+
+
+def _nothing_missing(steps: Iterator[Step], plan: Plan) -> Iterator[Step]:
+    for step in steps:
         yield step
         if step.state == "missing" and plan.change:
             raise Misconfigured(

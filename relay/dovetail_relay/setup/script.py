@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from psycopg import sql
 
 from dovetail_relay.config import Settings
-from dovetail_relay.setup.grants import GROUPS, Logins, logins
+from dovetail_relay.decode.pgoutput import FIELDS
+from dovetail_relay.setup.grants import GROUPS, Logins, logins, publishing_sql
 from dovetail_relay.setup.topics import wanted_topics
 from dovetail_schemas.sql import Migration, migrations
 
@@ -23,11 +24,11 @@ _LAST = "\n-- Then, as the relay's role, for the slot and the topics: dovetail i
 
 def sql_script(settings: Settings, given: Logins, todo: Iterable[Migration] | None = None) -> str:
     """The whole set-up of the database as one script. `todo`: the migrations still to be applied; None means all."""
-    lines = _sql_lines(logins(settings, given), migrations() if todo is None else todo)
+    lines = _sql_lines(settings, logins(settings, given), migrations() if todo is None else todo)
     return "\n".join([*lines, *_publication_lines(settings), _LAST]) + "\n"
 
 
-def _sql_lines(found: Logins, todo: Iterable[Migration]) -> Iterator[str]:
+def _sql_lines(settings: Settings, found: Logins, todo: Iterable[Migration]) -> Iterator[str]:
     yield "-- Dovetail: run this as the owner of the database; the lines with ALTER ROLE need a superuser."
     yield "-- The server needs wal_level = logical: ALTER SYSTEM SET wal_level = 'logical'; then a restart."
     for migration in todo:
@@ -42,6 +43,8 @@ def _sql_lines(found: Logins, todo: Iterable[Migration]) -> Iterator[str]:
     for role, login in found.named().items():
         names = sql.Identifier(GROUPS[role]), sql.Identifier(login)
         yield sql.SQL("GRANT {} TO {};").format(*names).as_string()
+    if not settings.outbox.foreign:
+        yield publishing_sql(FIELDS).as_string() + ";"
     if found.relay:
         yield sql.SQL("ALTER ROLE {} REPLICATION;").format(sql.Identifier(found.relay)).as_string()
 

@@ -107,9 +107,8 @@ CREATE TABLE dovetail.relay (
     created_at              timestamptz NOT NULL DEFAULT now()
 );
 
--- Not xid, seq and bucket: by them a recovery knows what the slot has not seen, a replay its order, and the ring its day.
-GRANT INSERT (id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers, created_at)
-    ON dovetail.outbox TO dovetail_app;
+-- The right to insert into the outbox comes from `dovetail init`, with the relay that reads it: where the only relay
+-- reads another table, an event in this one would go nowhere.
 GRANT SELECT, INSERT ON dovetail.event_schema, dovetail.event_schema_version, dovetail.inbox TO dovetail_app;
 GRANT SELECT ON ALL TABLES IN SCHEMA dovetail TO dovetail_relay, dovetail_operator;
 GRANT INSERT, UPDATE ON dovetail.relay TO dovetail_relay;

@@ -180,3 +180,20 @@ WITH found AS (
 SELECT DISTINCT CASE found.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(found.grantee)::text END AS name
 FROM found WHERE found.grantee <> found.relowner
 ORDER BY name;
+
+-- name: setup_publishing
+-- Which columns of the outbox services may set and cannot yet. Not xid, seq and bucket: by them a recovery knows what
+-- the slot has not seen, a replay its order, and the ring its day.
+SELECT array_agg(a.attname::text ORDER BY a.attnum) AS lacking
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = 'dovetail.outbox'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+    AND a.attname NOT IN ('xid', 'seq', 'bucket')
+    AND NOT has_column_privilege('dovetail_app', a.attrelid, a.attnum, 'INSERT');
+
+-- name: setup_unread
+-- Dovetail's own outbox where this relay reads another table: whether services may publish into it, whether it holds
+-- anything, and whether another relay reads it. Only such a one has a snapshot of what was there before its slot.
+SELECT has_any_column_privilege('dovetail_app', 'dovetail.outbox', 'INSERT') AS may_publish,
+       EXISTS (SELECT FROM dovetail.outbox) AS holds_rows,
+       EXISTS (SELECT FROM dovetail.relay WHERE snapshot IS NOT NULL) AS read
+WHERE to_regclass('dovetail.outbox') IS NOT NULL;
