@@ -17,6 +17,7 @@ from dovetail_relay.errors import Halt, RelayError
 from dovetail_relay.logs import log
 from dovetail_relay.publish.port import Publisher
 from dovetail_relay.recovery import Ground, Hands, Recovery, Refused
+from dovetail_relay.setup.shape import unfit
 from dovetail_relay.source.commands import FOR_HALTED, Command, Commands
 from dovetail_relay.source.replication import server_error
 from dovetail_relay.telemetry import LogEvent
@@ -90,6 +91,8 @@ class Halted:
         seen = (command.arguments.get("publication"), command.arguments.get("partitions"))
         if seen != (now, changed):
             raise Refused("what is there now is not what you saw; next: dovetail relay accept --dry-run")
+        if now != ground.row.publication_fingerprint:
+            self._refuse_unfit()
         if not self._take(command):
             return False
         connection = self._session.connection
@@ -107,6 +110,17 @@ class Halted:
         self._on_step("accepted")
         log(LogEvent.COMMAND_SETTLED, "recorded what is there now", command=command.id, partitions=changed)
         return True
+
+    def _refuse_unfit(self) -> None:
+        """What the doctor fails is not accepted: rows would be passed over from then on."""
+        try:
+            problem = unfit(self._session.connection, self._settings)
+        except LookupError as error:
+            problem = str(error)
+        except psycopg.Error as error:
+            raise server_error(error, "looking at the publication") from error
+        if problem:
+            raise Refused(f"the publication is not fit: {problem}; next: dovetail doctor")
 
     def _take(self, command: Command) -> bool:
         taken = self._commands.take(command)

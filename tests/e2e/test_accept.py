@@ -58,23 +58,56 @@ def test_a_topic_that_grew_is_accepted_and_the_relay_goes_on(world: World) -> No
     assert (code, "NOTHING_CHANGED" in err) == (5, True), err
 
 
-def test_a_publication_that_changed_is_accepted_only_as_it_was_seen(world: World) -> None:
+MADE_AGAIN = (
+    "BEGIN; DROP PUBLICATION dovetail; CREATE PUBLICATION dovetail FOR TABLE dovetail.outbox"
+    " (id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers, created_at)"
+    " WITH (publish = 'insert', publish_via_partition_root = true); COMMIT"
+)
+
+
+def test_a_publication_that_was_made_again_is_accepted_only_as_it_was_seen(world: World) -> None:
     world.relay().wait_streaming().kill()
-    executed(world, "ALTER PUBLICATION dovetail SET (publish = 'insert, update')")
+    executed(world, MADE_AGAIN)
     seen = diagnose(world.settings())
     assert seen.halt is not None
     assert seen.halt.name == "PUBLICATION_CHANGED"
     arguments = {"publication": seen.facts.publication_fingerprint, "partitions": {}}
-    executed(world, "ALTER PUBLICATION dovetail SET (publish = 'insert, delete')")
+    executed(world, MADE_AGAIN)
     first = submit(world.settings(), "accept", arguments, reason="an extension wants it")
     relay = world.relay()
     end = follow(world.settings(), first.id, lambda _text: None)
     assert (end.state, "not what you saw" in (end.outcome or "")) == ("failed", True)
     code, out, err = dovetail(world, "relay", "accept", "--reason", "it is well", "--yes")
     assert code == 0, out + err
-    assert "delete, insert of dovetail.outbox (" in err
+    assert "insert of dovetail.outbox (" in err
     assert "dovetail reconcile" in err
     relay.wait_streaming()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("ALTER PUBLICATION dovetail SET (publish = 'insert, delete')", "it publishes delete as well"),
+        (
+            "ALTER PUBLICATION dovetail SET TABLE dovetail.outbox;"
+            " ALTER PUBLICATION dovetail SET (publish_via_partition_root = false)",
+            "publish_via_partition_root is off",
+        ),
+        ("ALTER TABLE dovetail.outbox_1 SET UNLOGGED", "dovetail.outbox_1 is not logged"),
+    ],
+)
+def test_a_publication_that_the_doctor_fails_is_not_accepted_by_the_command_nor_by_the_relay(
+    world: World, change: str, problem: str
+) -> None:
+    world.relay().wait_streaming().kill()
+    executed(world, change)
+    code, _, err = dovetail(world, "relay", "accept", "--reason", "so be it", "--yes")
+    assert (code, f"the publication is not fit: {problem}" in err, "dovetail doctor" in err) == (1, True, True), err
+    arguments = {"publication": diagnose(world.settings()).facts.publication_fingerprint, "partitions": {}}
+    asked = submit(world.settings(), "accept", arguments, reason="so be it")
+    world.relay()
+    end = follow(world.settings(), asked.id, lambda _text: None)
+    assert (end.state, f"the publication is not fit: {problem}" in (end.outcome or "")) == ("failed", True)
 
 
 def test_a_publication_that_is_gone_cannot_be_accepted(world: World) -> None:

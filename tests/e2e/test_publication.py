@@ -48,3 +48,39 @@ def test_a_leaf_that_is_not_logged_halts_the_relay_until_it_is_again(world: Worl
     with world.writers(count=1):
         wait_until(lambda: bool(world.table()), 20, "something was written")
     world.wait_until_published()
+
+
+def test_a_dropped_publication_is_made_again_by_what_the_doctor_says_and_every_event_goes_out_once(
+    world: World,
+) -> None:
+    with world.writers(count=1):
+        relay = world.relay().wait_streaming()
+        execute(world, "DROP PUBLICATION dovetail")
+        wait_until(lambda: halted(relay), 20, f"the relay halts:\n{relay.log()[-1500:]}")
+        code, found = checked(world)
+        statement, _, commands = found["dovetail.publication"]["next"].partition("; then ")
+        drop = f"dovetail slot drop --slot {world.settings().relay.slot}"
+        assert (code, commands) == (4, f"{drop}, dovetail relay accept, dovetail recover")
+        execute(world, statement)
+        for command in commands.split(", "):
+            code, out, err = dovetail(world, *command.split()[1:], "--reason", "it was dropped", "--yes")
+            assert code == 0, out + err
+        wait_until(lambda: relay.get("/readyz")[0] == 200, 20, f"the relay goes on:\n{relay.log()[-2500:]}")
+    world.wait_until_published()
+    books = world.books()
+    assert books.ok, str(books)
+    assert {row["status"] for row in checked(world)[1].values()} <= {"ok", "warn"}
+
+
+def test_a_publication_of_another_shape_is_put_right_by_what_the_doctor_says(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    execute(world, "ALTER PUBLICATION dovetail SET (publish = 'insert, update')")
+    wait_until(lambda: halted(relay), 20, f"the relay halts:\n{relay.log()[-1500:]}")
+    statement, _, command = checked(world)[1]["dovetail.publication"]["next"].partition("; then ")
+    with world.writers(count=1):
+        execute(world, statement)
+        code, out, err = dovetail(world, *command.split()[1:], "--reason", "put right", "--yes")
+        assert code == 0, out + err
+        wait_until(lambda: relay.get("/readyz")[0] == 200, 20, "the relay goes on")
+    world.wait_until_published()
+    assert world.books().ok

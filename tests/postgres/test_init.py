@@ -301,7 +301,7 @@ def test_a_publication_of_another_shape_is_refused_in_words(database: Endpoints,
         assert publication_fingerprint(connection, "dovetail") != before
     with pytest.raises(Misconfigured, match=said) as caught:
         run_init(settings)
-    assert caught.value.remedy.startswith('DROP PUBLICATION "dovetail"; CREATE PUBLICATION "dovetail"')
+    assert caught.value.remedy.startswith('BEGIN; DROP PUBLICATION "dovetail"; CREATE PUBLICATION "dovetail"')
     assert slots(database, settings) == 0
 
 

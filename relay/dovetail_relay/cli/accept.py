@@ -65,6 +65,8 @@ def accept(
             f"publication {settings.outbox.publication!r} does not exist: there is nothing to accept",
             remedy="dovetail doctor",
         )
+    if changed and seen.unfit:
+        raise PublicationChanged(f"the publication is not fit: {seen.unfit}", remedy="dovetail doctor")
     for risk in [text for text, met in ((_ROWS_BETWEEN, changed), (_KEYS_MOVE, bool(seen.grown))) if met]:
         say(f"the risk: {risk}")
     if dry_run:

@@ -12,6 +12,7 @@ from dovetail_relay.observe import process
 from dovetail_relay.observe.facts import KafkaSide
 from dovetail_relay.observe.topics import look, topics_of
 from dovetail_relay.setup.connect import Session, one, session
+from dovetail_relay.setup.shape import unfit
 from dovetail_relay.source.lead import relay_row_of, server_facts_of
 from dovetail_relay.source.publication import Publication, read_publication
 from dovetail_schemas.sql import queries
@@ -26,6 +27,8 @@ class Diagnosis:
     row: RelayRow
     kafka: KafkaSide
     publication: Publication | None
+    # Why the publication cannot be gone on from, whatever was recorded.
+    unfit: str | None
     # What init or `relay accept` has recorded.
     recorded: dict[str, int]
     grown: dict[str, tuple[int, int]]
@@ -44,6 +47,7 @@ def diagnose(settings: Settings) -> Diagnosis:
         kafka = look(topics, settings)
     with session(settings, "operator") as connection:
         publication = _publication(connection, settings)
+        problem = None if publication is None else unfit(connection, settings)
         row, facts, recorded = _asked(connection, settings, None if publication is None else publication.fingerprint)
     grown = {
         topic: (count, counts[topic])
@@ -57,7 +61,7 @@ def diagnose(settings: Settings) -> Diagnosis:
         halt = PartitionsChanged(", ".join(f"topic {topic} has {now} partitions" for topic, (_, now) in grown.items()))
     if halt is None and switched and _says_diverged(settings):
         halt = Diverged("the relay says that the checkpoint lies beyond the switch to this timeline")
-    return Diagnosis(halt, facts, row, kafka, publication, recorded, grown, switched)
+    return Diagnosis(halt, facts, row, kafka, publication, problem, recorded, grown, switched)
 
 
 def _asked(

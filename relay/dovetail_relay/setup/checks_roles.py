@@ -14,10 +14,13 @@ from dovetail_relay.setup.connect import Session, one, replication_session, rows
 from dovetail_relay.setup.findings import Finding, Status, judge, ok
 from dovetail_relay.setup.grants import GROUPS
 from dovetail_relay.setup.migrate import applied, pending
-from dovetail_relay.setup.shape import expected_sql, outbox_columns, publication_problems
+from dovetail_relay.setup.shape import expected_sql, made_again, outbox_columns, publication_problems
 from dovetail_relay.setup.slot import relay_row, slot_problem
 from dovetail_relay.source.publication import read_publication
 from dovetail_schemas.sql import migrations, queries
+
+# From this release on a publication that is not there is a warning in the server's log, and its rows are not sent.
+PASSES_OVER_SINCE = 180000
 
 # What each role needs: (relation, rights). `{outbox}` is the configured table.
 _NEEDS: dict[Role, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -129,23 +132,23 @@ def _lacking(connection: Session, settings: Settings, role: Role) -> Iterator[tu
 
 
 def publication(server: Server) -> Iterator[Finding]:
-    """Its shape, and whether it is still what init recorded."""
+    """Its shape, and whether it is still what init recorded. Each remedy ends with the command that goes on."""
     name = server.settings.outbox.publication
     columns = outbox_columns(server.connection, server.settings)
+    make = expected_sql(server.settings, columns).as_string(server.connection)
     try:
         found = read_publication(server.connection, name)
     except LookupError as error:
-        remedy = "dovetail init --owner-dsn …" if server.slot is None else "dovetail recover, after making it again"
-        yield Finding("dovetail.publication", "fail", str(error), "made by init", remedy)
+        yield Finding("dovetail.publication", "fail", str(error), make, f"{make}; then {_behind_a_new_one(server)}")
         return
     problems = publication_problems(found, server.settings, columns)
-    make = expected_sql(server.settings, columns).as_string(server.connection)
     yield judge(
         "dovetail.publication",
         good=not problems,
         found="; ".join(problems) or f"{name}: inserts of the outbox only, via its root",
         wanted=make,
-        remedy=f'DROP PUBLICATION "{name}"; {make}',
+        remedy=f"{made_again(server.connection, server.settings, columns)}; then "
+        + ("dovetail init" if server.slot is None else "dovetail relay accept"),
     )
     row = relay_row(server.connection, server.settings)
     if row:
@@ -156,6 +159,23 @@ def publication(server: Server) -> Iterator[Finding]:
             wanted=f"{row['publication_fingerprint'][:12]}, as recorded: rows written in between may be missing",
             remedy="dovetail reconcile, then dovetail relay accept",
         )
+
+
+def _behind_a_new_one(server: Server) -> str:
+    """What comes after the making of a publication that was gone: rows were written meanwhile.
+
+    PostgreSQL 18 passes over them, and older servers never get past the first of them; so the slot is given up, and
+    what it would have sent comes from the table.
+    """
+    if server.slot is None:
+        return "dovetail init"
+    drop = f"dovetail slot drop --slot {server.settings.relay.slot}"
+    if not server.settings.outbox.foreign:
+        return f"{drop}, dovetail relay accept, dovetail recover"
+    again = "insert again what was written meanwhile"
+    if server.facts["version"] >= PASSES_OVER_SINCE:
+        return f"dovetail relay accept; {again}"
+    return f"{drop}, another relay.name, dovetail init; {again}"
 
 
 def slot(server: Server) -> Iterator[Finding]:

@@ -156,9 +156,26 @@ def ensure_publication(
     else:
         yield Step(what, "there")
     if problems := publication_problems(publication, settings, columns):
-        raise Misconfigured(f"publication {name!r}: {'; '.join(problems)}", remedy=_remedy(owner, settings, columns))
+        raise Misconfigured(f"publication {name!r}: {'; '.join(problems)}", remedy=made_again(owner, settings, columns))
 
 
-def _remedy(connection: psycopg.Connection[Any], settings: Settings, columns: tuple[str, ...]) -> str:
+def made_again(connection: psycopg.Connection[Any], settings: Settings, columns: tuple[str, ...]) -> str:
+    """The statements that put another publication in the place of one that does not fit.
+
+    In one transaction: up to PostgreSQL 17 the stream ends for ever at a change that was made while there was none.
+    """
     name = sql.Identifier(settings.outbox.publication).as_string(connection)
-    return f"DROP PUBLICATION {name}; {expected_sql(settings, columns).as_string(connection)}"
+    return f"BEGIN; DROP PUBLICATION {name}; {expected_sql(settings, columns).as_string(connection)}; COMMIT"
+
+
+def unfit(connection: psycopg.Connection[Any], settings: Settings) -> str | None:
+    """Why no relay should go on from the publication as it is now, None where it is as `init` would have made it.
+
+    Raises LookupError where there is none.
+    """
+    found = read_publication(connection, settings.outbox.publication)
+    try:
+        problems = publication_problems(found, settings, outbox_columns(connection, settings))
+    except OutboxAltered as error:
+        return str(error)
+    return "; ".join([*problems, *map(unstreamed_problem, found.unstreamed)]) or None
