@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 from dovetail_relay.config import Settings
-from dovetail_relay.setup import checks_outbox, checks_roles, checks_server
+from dovetail_relay.setup import checks_outbox, checks_roles, checks_server, checks_stuck
 from dovetail_relay.setup.checks_kafka import kafka_checks
 from dovetail_relay.setup.checks_progress import progress
 from dovetail_relay.setup.connect import session
@@ -20,7 +20,7 @@ from dovetail_relay.setup.slot import relay_row
 OK, UNREACHABLE, FOUND = 0, 3, 4
 
 _DATABASE_CHECKS = (checks_roles.attributes, checks_roles.tables)
-_TABLE_CHECKS = (checks_roles.publication, *checks_outbox.CHECKS, checks_roles.slot)
+_TABLE_CHECKS = (checks_roles.publication, *checks_outbox.CHECKS, checks_roles.slot, *checks_stuck.CHECKS)
 
 
 def examine(settings: Settings) -> Iterator[Finding]:

@@ -197,3 +197,7 @@ SELECT has_any_column_privilege('dovetail_app', 'dovetail.outbox', 'INSERT') AS 
        EXISTS (SELECT FROM dovetail.outbox) AS holds_rows,
        EXISTS (SELECT FROM dovetail.relay WHERE snapshot IS NOT NULL) AS read
 WHERE to_regclass('dovetail.outbox') IS NOT NULL;
+
+-- name: setup_standing
+-- The message that a relay stands before, the oldest first: it is halted, or will be as soon as it runs.
+SELECT id::text AS id, reason FROM dovetail.parked WHERE relay = %(relay)s AND state = 'halting' ORDER BY seq LIMIT 1;
