@@ -26,16 +26,8 @@ from dovetail_relay.source.publication import publication_fingerprint, read_publ
 from support.installation import run_init, settings_of, states
 
 PUBLISHED = (
-    "aggregateid",
-    "aggregatetype",
-    "created_at",
-    "encoding",
-    "headers",
-    "id",
-    "payload",
-    "schema_fingerprint",
-    "type",
-)
+    "aggregateid", "aggregatetype", "created_at", "encoding", "headers", "id", "payload", "schema_fingerprint", "type",
+)  # fmt: skip
 
 
 @contextmanager
@@ -359,7 +351,10 @@ def test_a_table_with_debeziums_layout_is_accepted_as_it_is(database: Endpoints)
     ("statement", "said"),
     [
         ("ALTER TABLE dovetail.outbox RENAME payload TO body", "no column 'payload'"),
-        ("ALTER TABLE dovetail.outbox ALTER payload TYPE bytea[] USING NULL", "type OID 1001"),
+        (
+            "ALTER TABLE dovetail.outbox ALTER payload TYPE bytea[] USING NULL",
+            r"has the type bytea\[\]; allowed: bytea, json, jsonb, text, varchar",
+        ),
         ("DROP TABLE dovetail.outbox CASCADE", "dovetail.outbox does not exist"),
     ],
 )

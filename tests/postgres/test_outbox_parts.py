@@ -11,7 +11,7 @@ import pytest
 
 from dovetail_local.endpoints import Endpoints
 from dovetail_relay.config import Settings
-from dovetail_relay.errors import Misconfigured, PublicationChanged
+from dovetail_relay.errors import Misconfigured, OutboxAltered, PublicationChanged
 from dovetail_relay.setup import checks_outbox
 from dovetail_relay.setup.checks_server import Server, look
 from dovetail_relay.setup.connect import session
@@ -128,7 +128,7 @@ def test_an_init_of_the_relays_role_alone_finds_that_the_publication_is_another(
 def page_sql() -> str:
     """The trigger that the page shows."""
     page = Path(__file__).parents[2] / "docs" / "how-to" / "from-debezium.md"
-    return page.read_text("utf-8").split("```sql\n")[1].split("```", maxsplit=1)[0]
+    return page.read_text("utf-8").split("```sql\n")[-1].split("```", maxsplit=1)[0]
 
 
 def test_a_partitioned_table_is_warned_of_and_the_pages_trigger_refuses_what_would_be_published_twice(
@@ -187,3 +187,38 @@ def test_a_role_that_may_set_a_rows_xid_fails_the_doctor_with_the_statement(
     assert finding.remedy.startswith('REVOKE INSERT ON dovetail.outbox FROM PUBLIC, "dovetail_app"; then')
     typed(owner, finding.remedy)
     assert [finding.status for finding in findings(settings, checks_outbox.forgers)] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "said", "remedy"),
+    [
+        (
+            f"CREATE TABLE public.outboxevent ({COLUMNS.replace('aggregateid varchar(255)', 'aggregateid bigint')})",
+            "column 'aggregateid' of public.outboxevent has the type bigint; allowed: text, varchar",
+            "ALTER TABLE it, or name another column in [outbox.columns]; then dovetail init",
+        ),
+        (
+            "CREATE TYPE public.kind AS ENUM ('order');"
+            f" CREATE TABLE public.outboxevent ({COLUMNS.replace('type varchar(255)', 'type public.kind', 1)})",
+            "column 'aggregatetype' of public.outboxevent has the type kind; allowed: text, varchar",
+            "ALTER TABLE it, or name another column in [outbox.columns]; then dovetail init",
+        ),
+        (
+            f"CREATE TABLE public.behind ({COLUMNS}); CREATE VIEW public.outboxevent AS SELECT * FROM public.behind",
+            "public.outboxevent is a view; only a table, partitioned or not, is published",
+            "set outbox.table to the table that the events are inserted into",
+        ),
+        (
+            f"CREATE UNLOGGED TABLE public.outboxevent ({COLUMNS})",
+            "public.outboxevent is not logged: rows in it are never published, and a crash empties it",
+            'ALTER TABLE "public"."outboxevent" SET LOGGED; then dovetail init',
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_an_outbox_is_refused_with_the_reason_in_words(
+    foreign: Settings, owner: psycopg.Connection[Any], statement: str, said: str, remedy: str
+) -> None:
+    owner.execute(statement)  # type: ignore[arg-type]
+    with pytest.raises((Misconfigured, OutboxAltered)) as caught:
+        run_init(foreign)
+    assert (str(caught.value), caught.value.remedy) == (said, remedy)

@@ -72,6 +72,14 @@ _TYPES: Final[dict[str, frozenset[int]]] = {
 }
 
 
+# For messages. What is not allowed has a name where somebody asked the catalogue.
+_TYPE_NAMES: Final = {
+    _BYTEA: "bytea", _TEXT: "text", _VARCHAR: "varchar", _UUID: "uuid", _JSONB: "jsonb", _JSON: "json",
+    _TIMESTAMPTZ: "timestamptz", 16: "boolean", 20: "bigint", 21: "smallint", 23: "integer", 1042: "char",
+    1082: "date", 1114: "timestamp", 1700: "numeric",
+}  # fmt: skip
+
+
 class MalformedMessage(ValueError):
     """Bytes that are no pgoutput message. Says where, never what."""
 
@@ -310,7 +318,9 @@ def _is_ours(found: Relation) -> bool:
     return found.namespace == OUTBOX[0] and found.name.startswith(OUTBOX[1])
 
 
-def columns_read(found: Relation, columns: Mapping[str, str]) -> dict[str, int]:
+def columns_read(
+    found: Relation, columns: Mapping[str, str], type_names: Mapping[int, str] = _TYPE_NAMES
+) -> dict[str, int]:
     """Field → its place among the table's columns, in the order of `FIELDS`. Raises OutboxAltered as `row_reader`."""
     places = {column.name: index for index, column in enumerate(found.columns)}
     read: dict[str, int] = {}
@@ -329,8 +339,9 @@ def columns_read(found: Relation, columns: Mapping[str, str]) -> dict[str, int]:
             read[field] = places[column]
         elif needed:
             raise OutboxAltered(
-                f"column {column!r} of {found.namespace}.{found.name} has type OID {type_oid}; "
-                f"allowed are {', '.join(str(oid) for oid in sorted(_TYPES[field]))}"
+                f"column {column!r} of {found.namespace}.{found.name} has the type "
+                f"{type_names.get(type_oid, f'with OID {type_oid}')}; "
+                f"allowed: {', '.join(sorted(_TYPE_NAMES[oid] for oid in _TYPES[field]))}"
             )
     return read
 

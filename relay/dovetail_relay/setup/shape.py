@@ -16,8 +16,9 @@ from dovetail_relay.setup.steps import Step
 from dovetail_relay.source.publication import Publication, Unstreamed, read_publication, read_unstreamed
 from dovetail_schemas.sql import queries
 
-# A partitioned root or a plain table; nothing else can be published.
+# A plain table or a partitioned root; nothing else can be published.
 _TABLE_KINDS = {"r", "p"}
+_OTHER_KINDS = {"v": "a view", "m": "a materialized view", "f": "a table of another server", "S": "a sequence"}
 
 
 def outbox_columns(connection: psycopg.Connection[Any], settings: Settings) -> tuple[str, ...]:
@@ -28,11 +29,22 @@ def outbox_columns(connection: psycopg.Connection[Any], settings: Settings) -> t
     """
     schema, table = settings.outbox.schema_and_table
     found = rows(connection, queries["setup_columns"], {"schema": schema, "table": table})
-    if not found or found[0]["kind"] not in _TABLE_KINDS:
+    if not found:
         remedy = "CREATE TABLE it, or correct outbox.table" if settings.outbox.foreign else "dovetail init"
         raise OutboxAltered(f"table {schema}.{table} does not exist", remedy=remedy)
+    if (kind := found[0]["kind"]) not in _TABLE_KINDS:
+        raise OutboxAltered(
+            f"{schema}.{table} is {_OTHER_KINDS.get(kind, 'no table')}; only a table, partitioned or not, is published",
+            remedy="set outbox.table to the table that the events are inserted into",
+        )
     every = tuple(Column(row["name"], row["type_oid"]) for row in found)
-    places = columns_read(Relation(b"", schema, table, every), dict(settings.outbox.columns))
+    names = {row["type_oid"]: row["type"] for row in found}
+    try:
+        places = columns_read(Relation(b"", schema, table, every), dict(settings.outbox.columns), names)
+    except OutboxAltered as error:
+        if settings.outbox.foreign:
+            error.remedy = "ALTER TABLE it, or name another column in [outbox.columns]; then dovetail init"
+        raise
     return tuple(every[place].name for place in sorted(places.values()))
 
 

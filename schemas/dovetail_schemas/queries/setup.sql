@@ -46,8 +46,9 @@ SELECT r.rolname::text, r.rolsuper, r.rolreplication, r.rolcanlogin, r.rolinheri
 FROM pg_catalog.pg_roles r WHERE r.rolname = %(login)s;
 
 -- name: setup_columns
--- The columns of one table with their type OIDs, in the table's order.
-SELECT a.attname::text AS name, a.atttypid::int AS type_oid, c.oid::int AS relation, c.relkind::text AS kind
+-- The columns of one table with their types, in the table's order.
+SELECT a.attname::text AS name, a.atttypid::bigint AS type_oid,
+       pg_catalog.format_type(a.atttypid, NULL) AS type, c.oid::int AS relation, c.relkind::text AS kind
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
