@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import ClassVar
+from uuid import UUID
 
 from dovetail_relay.nouns import Parked
 
@@ -159,8 +160,16 @@ class PoisonHeld(Halt):
     default_remedy = "dovetail stuck show"
 
     def __init__(self, message: str, *, remedy: str | None = None, parked: Parked | None = None) -> None:
-        super().__init__(message, remedy=remedy)
+        super().__init__(message, remedy=remedy or _show(parked))
         self.parked = parked
+
+
+def _show(parked: Parked | None) -> str | None:
+    """The command with the event's id: without it an older message of another key might be shown, and discarded."""
+    if parked is None:
+        return None
+    event_id = bytes(parked.row[0])
+    return f"dovetail stuck show {UUID(bytes=event_id)}" if len(event_id) == 16 and any(event_id) else None
 
 
 class Misconfigured(Halt):

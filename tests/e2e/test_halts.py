@@ -335,11 +335,22 @@ def halted_rows(world: World) -> list[str]:
         return [row[0] for row in connection.execute("SELECT reason FROM dovetail.parked WHERE state = 'halting'")]
 
 
+def halting_id(world: World) -> str:
+    """The event before which the relay stands, as soon as it does."""
+
+    def asked() -> list[str]:
+        with psycopg.connect(world.endpoints.owner_dsn) as connection:
+            return [str(row[0]) for row in connection.execute("SELECT id FROM dovetail.parked WHERE state = 'halting'")]
+
+    wait_until(lambda: len(asked()) == 1, SHOWN_SECONDS, "the relay stands before one message")
+    return asked()[0]
+
+
 def test_with_halt_a_missing_topic_holds_the_relay_until_it_is_there(halting: World) -> None:
     delete_topic(halting, halting.topic)
     relay = halting.relay()
     write(halting, 1, 2)
-    shows(relay, "POISON_HELD", "dovetail stuck show")
+    shows(relay, "POISON_HELD", f"dovetail stuck show {halting_id(halting)}")
     assert halted_rows(halting) == ["topic"]
     create_topic(halting, halting.topic, PARTITIONS)
     goes_on(halting, relay, 2)
@@ -360,7 +371,7 @@ def test_with_halt_an_unknown_schema_holds_the_relay_until_it_is_registered(halt
         halting.aggregate,
         event.fingerprint,
     )
-    shows(relay, "POISON_HELD", "dovetail stuck show")
+    shows(relay, "POISON_HELD", f"dovetail stuck show {halting_id(halting)}")
     with psycopg.connect(halting.endpoints.app_dsn) as connection:
         dovetail.register(connection, event)
     wait_until(published(halting, 1), 30, f"the event is out; the log:\n{relay.log()[-1500:]}")
@@ -376,6 +387,6 @@ def test_with_halt_what_was_committed_before_the_message_is_published_all_the_sa
         halting.aggregate,
     )
     relay = halting.relay()
-    shows(relay, "POISON_HELD", "dovetail stuck show")
+    shows(relay, "POISON_HELD", f"dovetail stuck show {halting_id(halting)}")
     wait_until(published(halting, 10), 10, f"the ten good events are out; the log:\n{relay.log()[-1500:]}")
     assert halted_rows(halting) == ["schema"]

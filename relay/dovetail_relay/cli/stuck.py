@@ -69,22 +69,22 @@ def list_(
 @app.command("show")
 def show_(
     context: typer.Context,
-    event_id: Annotated[str | None, typer.Argument(metavar="[EVENT_ID]", help="Without it: the oldest.")] = None,
+    event_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[EVENT_ID]", help="Without it: the one that halts the relay, else the oldest."),
+    ] = None,
 ) -> None:
     """One stuck message: why, where, and what waits before and behind it. Never its payload."""
-    from dovetail_relay.operate.stuck import listed, shown
+    from dovetail_relay.operate.stuck import first, shown
 
     given = invocation(context)
     settings = given.settings(needs=NEEDS)
-    if event_id is None:
-        everything = chosen_by()
-        oldest = listed(settings, everything, behind=False, settled=False, most=1)
-        if not oldest:
-            raise NothingToDo("NOTHING_STUCK: no message is stuck")
-        event_id = str(oldest[0]["id"])
-    found = shown(settings, uuid_of(event_id, "EVENT_ID"))
+    wanted = first(settings) if event_id is None else uuid_of(event_id, "EVENT_ID")
+    if wanted is None:
+        raise NothingToDo("NOTHING_STUCK: no message is stuck")
+    found = shown(settings, wanted)
     if found is None:
-        raise NothingToDo(f"NOT_STUCK: no stuck message has the id {event_id}; next: dovetail status {event_id}")
+        raise NothingToDo(f"NOT_STUCK: no stuck message has the id {wanted}; next: dovetail status {wanted}")
     print_one(found, given.output)
     if found["state"] in {"parked", "halting"}:
         say(f"next: dovetail stuck release --id {found['id']}, once its cause is gone; or stuck discard --id …")

@@ -34,6 +34,13 @@ def listed(
     return found
 
 
+def first(settings: Settings) -> UUID | None:
+    """The message that halts the relay, else the oldest that is stuck; None where nothing is."""
+    with session(settings, "operator") as connection:
+        found = one(connection, queries["stuck_first"], {"relay": settings.relay.name})
+    return None if found is None else found["id"]
+
+
 def shown(settings: Settings, event_id: UUID) -> dict[str, Any] | None:
     """All that is known of one stuck event, without its payload; None where it is not stuck and never was."""
     with session(settings, "operator") as connection:

@@ -13,6 +13,14 @@ WHERE relay = %(relay)s AND state = ANY(%(states)s) AND (%(behind)s OR reason <>
 ORDER BY seq
 LIMIT %(most)s
 
+-- name: stuck_first
+-- The message to look at first: the one before which the relay stands, since it holds up everything; else the oldest.
+SELECT id
+FROM dovetail.parked
+WHERE relay = %(relay)s AND state IN ('parked', 'halting', 'condemned') AND reason <> 'behind'
+ORDER BY state <> 'halting', seq
+LIMIT 1
+
 -- name: stuck_behind
 -- How many messages wait in the queue of each key that one of these events belongs to.
 SELECT hold_topic AS topic, aggregateid AS key, count(*) AS waiting
