@@ -29,7 +29,7 @@ def test_a_release_publishes_the_queue_of_a_key_in_its_order_and_the_key_flows_a
     world.relay().wait_streaming()
     queue = held_queue(world)
     seen = run(world, "status", code=4)
-    assert seen["stuck"] == {"messages": 4, "keys": 1, "standing_before": 0}
+    assert {"messages": 4, "keys": 1, "standing_before": 0}.items() <= seen["stuck"].items()
     assert "STUCK_MESSAGE" in [problem["name"] for problem in seen["problems"]]
     listed = run(world, "stuck", "list")
     assert [(row["id"], row["reason"], row["waiting"]) for row in listed] == [(queue[0], "schema", 3)]

@@ -40,5 +40,7 @@ def test_the_message_that_halts_the_relay_is_shown_before_an_older_one_of_anothe
     world, event_id = halted
     shown = run(world, "stuck", "show")
     assert (shown["id"], shown["state"]) == (event_id, "halting")
+    (problem,) = run(world, "status", code=4)["problems"]
+    assert (problem["name"], problem["next"]) == ("POISON_HELD", f"dovetail stuck show {event_id}")
     _, body = world.relays[0].get("/readyz")
     assert json.loads(body)["next"] == f"dovetail stuck show {event_id}"

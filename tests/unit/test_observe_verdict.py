@@ -7,7 +7,7 @@ import pytest
 from dovetail_relay.nouns import Checkpoint, Lsn
 from dovetail_relay.observe import process, report, verdict
 from dovetail_relay.observe.database import count_above, horizon_of
-from dovetail_relay.observe.facts import DatabaseSide, KafkaSide, Leader, ProcessSide, Rows, Seen, Slot
+from dovetail_relay.observe.facts import DatabaseSide, KafkaSide, Leader, ProcessSide, Rows, Seen, Slot, Stuck
 
 CHECKPOINT = Checkpoint(
     epoch=1,
@@ -102,7 +102,7 @@ def test_without_postgresql_nothing_is_known_and_nothing_breaks() -> None:
         (replace(WELL, kafka=KafkaSide(None)), ["CHECKPOINT_LOST"]),
         (replace(WELL, kafka=KafkaSide(None, problem="it does not exist")), ["CHECKPOINT_LOST"]),
         (with_database(database="other"), ["DIVERGED"]),
-        (with_database(leader=None, slot=replace(SLOT, confirmed_flush=Lsn(950))), ["NOBODY_LEADS", "GAP"]),
+        (with_database(leader=None, slot=replace(SLOT, confirmed_flush=Lsn(950))), ["GAP"]),
         (with_database(slot=replace(SLOT, confirmed_flush=Lsn(950))), []),
         (replace(WELL, process=replace(LEADS, ready=False, reason="kafka unreachable", next="n")), ["NOT_READY"]),
     ],
@@ -115,6 +115,44 @@ def test_a_halt_is_told_with_its_command_and_not_its_consequence() -> None:
     halted = ProcessSide("a:1", ready=False, reason="GAP", next="dovetail recover")
     found = verdict.findings_of(replace(with_database(leader=None), process=halted), verdict.lag_of(WELL), 60)
     assert [line.line() for line in found] == ["GAP: the relay has halted; next: dovetail recover"]
+
+
+def leader_line(seen: Seen) -> str:
+    lag = verdict.lag_of(seen)
+    halt = verdict.halt_in(seen, verdict.findings_of(seen, lag, 60))
+    return next(line for line in report.as_lines(seen, lag, halt) if line.startswith("leader"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "name", "next_command"),
+    [
+        (with_database(slot=None), "SLOT_LOST", "dovetail recover"),
+        (with_database(slot=replace(SLOT, confirmed_flush=Lsn(950))), "GAP", "dovetail recover"),
+        (replace(WELL, kafka=KafkaSide(None)), "CHECKPOINT_LOST", "dovetail recover"),
+        (with_database(stuck=Stuck(1, 1, 1, "an-id", "schema")), "POISON_HELD", "dovetail stuck show an-id"),
+    ],
+)
+def test_no_relay_is_advised_to_be_run_where_one_would_only_halt(seen: Seen, name: str, next_command: str) -> None:
+    assert seen.database is not None
+    alone = replace(seen, database=replace(seen.database, leader=None))
+    assert names(alone) == [name]
+    assert f"a relay that runs here halts ({name}); next: " in leader_line(alone)
+    process = ProcessSide("a:1", ready=False, reason=name, next=next_command)
+    halted = leader_line(replace(alone, process=process))
+    assert halted.endswith(f"nobody leads: the relay has halted ({name}); next: {next_command}")
+
+
+def test_the_leaders_pid_is_said_to_be_that_of_a_postgresql_backend() -> None:
+    assert "PostgreSQL backend pid 1," in leader_line(WELL)
+    assert "PostgreSQL backend pid 1;" in leader_line(with_database(leader=Leader(1, None, None, None)))
+
+
+def test_the_message_that_halts_the_relay_is_named_before_those_that_wait() -> None:
+    seen = with_database(stuck=Stuck(3, 2, 1, "an-id", "schema"))
+    assert names(seen) == ["POISON_HELD"]
+    assert names(with_database(stuck=Stuck(3, 2, 0))) == ["STUCK_MESSAGE"]
+    (line,) = [line for line in report.as_lines(seen, verdict.lag_of(seen)) if line.startswith("stuck")]
+    assert line.endswith("event an-id halts the relay; 3 messages wait in all; next: dovetail stuck show an-id")
 
 
 def test_lag_beyond_the_limit_is_a_finding_and_at_the_limit_is_not() -> None:

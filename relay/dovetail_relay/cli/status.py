@@ -50,7 +50,7 @@ def _relay(settings: Any, output: Output, max_lag_seconds: float) -> None:
     seen = look.at_relay(settings, sides)
     lag = verdict.lag_of(seen)
     findings = verdict.findings_of(seen, lag, max_lag_seconds)
-    _print(report.as_json(seen, lag, findings), report.as_lines(seen, lag), output)
+    _print(report.as_json(seen, lag, findings), report.as_lines(seen, lag, verdict.halt_in(seen, findings)), output)
     _end(sides, [finding.line() for finding in findings])
 
 

@@ -83,10 +83,6 @@ def look(connection: Session, settings: Settings, checkpoint: Checkpoint | None)
             problems.append(f"the outbox could not be counted within {STATEMENT_MS / 1000:g} s")
         except _NOT_OUR_SHAPE:
             problems.append("the outbox table has no transaction ids to count by")
-    stuck = None
-    if relay is not None:
-        found = one(connection, queries["parked_counts"], {"relay": settings.relay.name, "most": COUNTED_MOST})
-        stuck = None if found is None else Stuck(found["messages"], found["keys"], found["standing_before"])
     return DatabaseSide(
         database=server["database"],
         in_recovery=server["in_recovery"],
@@ -96,7 +92,7 @@ def look(connection: Session, settings: Settings, checkpoint: Checkpoint | None)
         epoch=None if relay is None else relay["epoch"],
         started=relay is not None and bool(relay["started"]),
         rows=counted,
-        stuck=stuck,
+        stuck=None if relay is None else _stuck(connection, settings.relay.name),
         timeline=server["timeline"],
         awaited=tuple(row["name"] for row in awaited if not row["active"]),
         problems=tuple(problems),
@@ -177,6 +173,14 @@ def _rows_above(connection: Session, settings: Settings, horizon: int, today: in
         return Rows(found["events"], oldest, found["events"] >= COUNTED_MOST), found["used"]
 
     return count_above(leaf, today)
+
+
+def _stuck(connection: Session, relay: str) -> Stuck | None:
+    found = one(connection, queries["parked_counts"], {"relay": relay, "most": COUNTED_MOST})
+    if found is None:
+        return None
+    stands = one(connection, queries["observe_halting"], {"relay": relay}) if found["standing_before"] else None
+    return Stuck(found["messages"], found["keys"], found["standing_before"], **(stands or {}))
 
 
 def _outbox(settings: Settings) -> sql.Identifier:

@@ -43,11 +43,16 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """Messages that wait, and of how many keys; `standing_before`: those among them that halt the relay."""
+    """Messages that wait, and of how many keys; `standing_before`: those among them that halt the relay.
+
+    `halting` is the event before which the relay stands, and `reason` why it cannot go out.
+    """
 
     messages: int
     keys: int
     standing_before: int
+    halting: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,12 @@ def as_json(seen: Seen, lag: Lag, findings: Sequence[Finding]) -> dict[str, Any]
     }
 
 
-def as_lines(seen: Seen, lag: Lag) -> list[str]:
-    """The same for a person, one fact per line."""
+def as_lines(seen: Seen, lag: Lag, halt: Finding | None = None) -> list[str]:
+    """The same for a person, one fact per line. `halt` is the one that a relay here is in."""
     return in_columns(
         [
             ("relay", _relay(seen)),
-            ("leader", _leader(seen)),
+            ("leader", _leader(seen, halt)),
             ("slot", _slot(seen)),
             ("checkpoint", _checkpoint(seen)),
             ("lag", _lag(lag)),
@@ -122,19 +122,27 @@ def _relay(seen: Seen) -> str:
     return f"{seen.relay} on database {seen.database.database}, epoch {seen.database.epoch}, {started}"
 
 
-def _leader(seen: Seen) -> str:
+def _leader(seen: Seen, halt: Finding | None) -> str:
     if seen.database is None:
         process = seen.process
         return f"unknown; {process.address} says that it leads" if process is not None and process.leads else "unknown"
-    return _leader_text(seen.database.leader) if seen.database.leader else "nobody leads; next: dovetail relay run"
+    if seen.database.leader is not None:
+        return _leader_text(seen.database.leader)
+    if halt is None:
+        return "nobody leads; next: dovetail relay run"
+    process = seen.process
+    who = "the relay has halted" if process is not None and process.halted else "a relay that runs here halts"
+    return f"nobody leads: {who} ({halt.name}); next: {halt.next}"
 
 
 def _leader_text(leader: Leader) -> str:
     name = leader.application_name or "a session of another role"
+    # Not the relay's own process, which may be on another machine: whoever kills that pid ends the session only.
+    backend = f"PostgreSQL backend pid {leader.pid}"
     if leader.idle_seconds is None:
-        return f"{name}, pid {leader.pid}; its address and activity show after GRANT pg_read_all_stats to this login"
+        return f"{name}, {backend}; its address and activity show after GRANT pg_read_all_stats to this login"
     idle = f"last heard of {span_text(max(0.0, leader.idle_seconds))} ago"
-    return f"{name} from {leader.address or 'a local socket'}, pid {leader.pid}, {idle}"
+    return f"{name} from {leader.address or 'a local socket'}, {backend}, {idle}"
 
 
 def _slot(seen: Seen) -> str:
@@ -181,6 +189,9 @@ def _stuck(seen: Seen) -> str:
     if not stuck.messages:
         return "nothing"
     more = " or more" if stuck.messages >= COUNTED_MOST else ""
+    if stuck.halting is not None:
+        others = "" if stuck.messages == 1 else f"; {stuck.messages}{more} messages wait in all"
+        return f"event {stuck.halting} halts the relay{others}; next: dovetail stuck show {stuck.halting}"
     return f"{stuck.messages}{more} messages of {stuck.keys} keys wait; next: dovetail stuck list"
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dovetail_relay.errors import CheckpointLost, Diverged, Gap, SlotLost, StuckMessage
+from collections.abc import Sequence
+from typing import Final
+
+from dovetail_relay.errors import CheckpointLost, Diverged, Gap, PoisonHeld, SlotLost, StuckMessage
 from dovetail_relay.nouns import lsn_text
-from dovetail_relay.observe.facts import DatabaseSide, Finding, Lag, Seen, Slot
+from dovetail_relay.observe.facts import DatabaseSide, Finding, Lag, Seen, Slot, Stuck
+
+_NOBODY: Final = "NOBODY_LEADS"
+# Halts that PostgreSQL and Kafka show too, where no process answers that could name its own.
+_SEEN: Final = frozenset({SlotLost.name, CheckpointLost.name, Gap.name, Diverged.name, PoisonHeld.name})
 
 
 def lag_of(seen: Seen) -> Lag:
@@ -36,6 +43,9 @@ def findings_of(seen: Seen, lag: Lag, max_lag_seconds: float) -> list[Finding]:
         *_checkpoint(seen),
         *_books(seen),
     ]
+    if halt_in(seen, found) is not None:
+        # A halted relay lets go of the lead, and one more would halt as well: its halt is the cause, and is said.
+        found = [finding for finding in found if finding.name != _NOBODY]
     if lag.seconds is not None and lag.seconds > max_lag_seconds:
         words = "may be" if lag.at_most else "is"
         found.append(
@@ -46,6 +56,15 @@ def findings_of(seen: Seen, lag: Lag, max_lag_seconds: float) -> list[Finding]:
             )
         )
     return found
+
+
+def halt_in(seen: Seen, findings: Sequence[Finding]) -> Finding | None:
+    """The halt that a relay here is in, or would be in: as its process says, else as its servers show."""
+    if seen.process is not None and seen.process.halted:
+        return next((found for found in findings if found.name == seen.process.reason), None)
+    if seen.database is None or seen.database.leader is not None:
+        return None
+    return next((found for found in findings if found.name in _SEEN), None)
 
 
 def _bytes_behind(seen: Seen) -> int | None:
@@ -93,9 +112,8 @@ def _database(database: DatabaseSide, seen: Seen) -> list[Finding]:
         words = f"no event is sent before the standby of {names} has it (synchronized_standby_slots), and none is there"
         found.append(Finding("STANDBY_AWAITED", words, "dovetail doctor"))
     halted = seen.process is not None and seen.process.halted
-    if database.leader is None and not halted:
-        # A halted relay lets go of the lead; its halt is the cause and was said.
-        found.append(Finding("NOBODY_LEADS", "no relay process holds the lead", "dovetail relay run"))
+    if database.leader is None:
+        found.append(Finding(_NOBODY, "no relay process holds the lead", "dovetail relay run"))
     idle = None if database.leader is None else database.leader.idle_seconds
     if idle is not None and idle > seen.lease_seconds:
         # A standby would have ended it by now, so there is none.
@@ -105,9 +123,18 @@ def _database(database: DatabaseSide, seen: Seen) -> list[Finding]:
         found.append(
             Finding("LEADER_SILENT", words, "start a second relay (dovetail relay run), which ends the silent one")
         )
-    if database.stuck is not None and database.stuck.messages and not halted:
-        found.append(Finding(StuckMessage.name, "messages wait that could not go out", "dovetail stuck list"))
+    if database.stuck is not None and not halted:
+        found += _stuck(database.stuck)
     return found
+
+
+def _stuck(stuck: Stuck) -> list[Finding]:
+    if stuck.halting is not None:
+        words = f"the relay stands before event {stuck.halting} ({stuck.reason})"
+        return [Finding(PoisonHeld.name, words, f"dovetail stuck show {stuck.halting}")]
+    if stuck.messages:
+        return [Finding(StuckMessage.name, "messages wait that could not go out", "dovetail stuck list")]
+    return []
 
 
 def _slot(slot: Slot | None, name: str) -> list[Finding]:

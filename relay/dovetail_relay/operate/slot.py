@@ -49,4 +49,6 @@ def drop(settings: Settings, facts: dict[str, Any], *, reason: str) -> None:
 
 def _refuse_active(slot: str, facts: dict[str, Any]) -> None:
     if facts["active"]:
-        raise SlotActive(f"slot {slot} is in use by pid {facts.get('active_pid', '?')}; it was not dropped")
+        raise SlotActive(
+            f"slot {slot} is in use by PostgreSQL backend pid {facts.get('active_pid', '?')}; it was not dropped"
+        )

@@ -72,6 +72,13 @@ SELECT id, aggregatetype, aggregateid, type, created_at, octet_length(payload) A
 FROM {outbox}
 WHERE id = %(id)s::uuid
 
+-- name: observe_halting
+-- The message before which the relay stands.
+SELECT id::text AS halting, reason FROM dovetail.parked
+WHERE relay = %(relay)s AND state = 'halting'
+ORDER BY seq
+LIMIT 1
+
 -- name: observe_consumed
 -- Which consumers have the event in their inbox here. Walks the primary key from consumer to consumer, because nothing
 -- is indexed by the event alone.
