@@ -28,6 +28,7 @@ from dovetail_relay.cli.operator import NEEDS, confirmed, give_up, go_on, print_
 from dovetail_relay.cli.words import say, show
 
 if TYPE_CHECKING:
+    from dovetail_relay.config import Settings
     from dovetail_relay.source.commands import Kind
 
 app = typer.Typer(
@@ -87,7 +88,17 @@ def show_(
         raise NothingToDo(f"NOT_STUCK: no stuck message has the id {wanted}; next: dovetail status {wanted}")
     print_one(found, given.output)
     if found["state"] in {"parked", "halting"}:
-        say(f"next: dovetail stuck release --id {found['id']}, once its cause is gone; or stuck discard --id …")
+        say(f"next: {_advice(found, settings)}")
+
+
+def _advice(found: dict[str, Any], settings: Settings) -> str:
+    from dovetail_relay.observe.advice import Case, next_of
+    from dovetail_relay.parking import BEHIND
+
+    if found["reason"] == BEHIND:
+        return f"dovetail stuck show {found['head']}, which it waits behind" if found["head"] else "dovetail stuck list"
+    names = ("id", "state", "reason", "message", "payload_bytes", "kept")
+    return next_of(Case(**{name: found[name] for name in names}), settings.kafka.properties)
 
 
 @app.command()

@@ -38,7 +38,12 @@ SELECT id::text AS id, state, reason, message, hold_topic AS topic, aggregatetyp
          AND (other.hold_topic, other.hold_key) = (one.hold_topic, one.hold_key) AND other.seq < one.seq) AS before_it,
     (SELECT count(*) FROM dovetail.parked AS other
      WHERE other.relay = one.relay AND other.state = 'parked'
-         AND (other.hold_topic, other.hold_key) = (one.hold_topic, one.hold_key) AND other.seq > one.seq) AS behind_it
+         AND (other.hold_topic, other.hold_key) = (one.hold_topic, one.hold_key) AND other.seq > one.seq) AS behind_it,
+    (SELECT other.id::text FROM dovetail.parked AS other
+     WHERE other.relay = one.relay AND other.state = 'parked'
+         AND (other.hold_topic, other.hold_key) = (one.hold_topic, one.hold_key) AND other.seq < one.seq
+     ORDER BY other.seq LIMIT 1) AS head,
+    EXISTS (SELECT FROM dovetail.outbox WHERE outbox.id = one.id) AS kept
 FROM dovetail.parked AS one
 WHERE relay = %(relay)s AND id = %(id)s
 ORDER BY seq DESC
