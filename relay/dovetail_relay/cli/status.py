@@ -56,24 +56,36 @@ def _relay(settings: Any, output: Output, max_lag_seconds: float) -> None:
 
 def _event(settings: Any, output: Output, event_id: UUID, timeout: float) -> None:
     from dovetail_relay.observe import look, report, trace
+    from dovetail_relay.observe.held import settled_line
 
     sides = look.Sides()
     try:
-        found = look.at_event(settings, sides, event_id, timeout_seconds=timeout)
+        way = look.at_event(settings, sides, event_id, timeout_seconds=timeout)
     except LookupError as error:
         raise NothingToDo(f"NO_OUTBOX: {error}; next: dovetail init") from error
-    checkpoint = None if found.seen.kafka is None else found.seen.kafka.checkpoint
-    whole = trace.report(event_id, found.row, found.search, found.taken, checkpoint)
-    if whole["state"] == "unknown" and not sides.errors:
-        incomplete = found.search is not None and not found.search.complete
-        more = f" ({found.search.problem or 'the time was up'})" if incomplete and found.search is not None else ""
-        raise NothingToDo(
-            f"UNKNOWN_EVENT: no outbox row, no record and no inbox row has the id {event_id}{more}; "
-            "next: look for its business data, the transaction may have been rolled back"
-        )
-    _print(whole, report.trace_lines(whole), output)
-    finding = trace.finding_of(found.row, found.search, checkpoint)
+    if way.state == "unknown" and not sides.errors:
+        raise _unknown(event_id, way.search)
+    whole = trace.report(way)
+    _print(whole, report.trace_lines(whole, way.held), output)
+    if way.held is not None and way.state == way.held.station and (said := settled_line(str(event_id), way.held)):
+        say(f"next: {said}")
+    finding = trace.finding_of(way, settings.kafka.properties)
     _end(sides, [] if finding is None else [finding.line()])
+
+
+def _unknown(event_id: UUID, search: Any) -> Exception:
+    """Nothing is known of it: said with what was looked through, for that may not be all."""
+    where = f"none of {search.records} records of {', '.join(search.topics) or 'no topic'} has it"
+    if not search.complete:
+        return CheckFound(
+            f"NOT_FOUND_YET: the outbox has no row of {event_id}, and up to now {where}: the time was up; "
+            "next: the same with --timeout 300"
+        )
+    gone = "; the topics no longer have their first records" if search.trimmed else ""
+    return NothingToDo(
+        f"UNKNOWN_EVENT: no row of the outbox and no inbox row has the id {event_id}, and {where}{gone}; "
+        "next: look for its business data, the transaction may have been rolled back"
+    )
 
 
 def _uuid(text: str) -> UUID:

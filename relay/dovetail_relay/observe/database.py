@@ -14,6 +14,7 @@ from psycopg import sql
 from dovetail_relay.config import Role, Settings
 from dovetail_relay.nouns import Checkpoint, Lsn, parse_lsn
 from dovetail_relay.observe.facts import DatabaseSide, Leader, Rows, Slot, Stuck
+from dovetail_relay.observe.held import Held
 from dovetail_relay.retention import LEAVES
 from dovetail_relay.setup.connect import Session, one, rows, session
 from dovetail_relay.source.lead import lock_key
@@ -131,6 +132,15 @@ def consumed(connection: Session, event_id: UUID) -> list[Taken]:
         return [Taken(**row) for row in rows(connection, queries["observe_consumed"], {"id": event_id})]
     except _NOT_THERE:
         return []
+
+
+def held(connection: Session, settings: Settings, event_id: UUID) -> Held | None:
+    """What the parking knows of the event; None where it never was in it, or has gone out since."""
+    try:
+        found = one(connection, queries["observe_held"], {"relay": settings.relay.name, "id": event_id})
+    except _NOT_THERE:
+        return None
+    return None if found is None else Held(**found)
 
 
 def horizon_of(checkpoint: Checkpoint, snapshot: str | None) -> int:

@@ -12,6 +12,7 @@ from dovetail_relay.errors import RelayError, ServerUnreachable
 from dovetail_relay.observe import database, process, topics, trace
 from dovetail_relay.observe.database import OutboxRow, Taken
 from dovetail_relay.observe.facts import DatabaseSide, KafkaSide, Seen
+from dovetail_relay.observe.held import Held
 
 _T = TypeVar("_T")
 
@@ -40,16 +41,6 @@ class Sides:
         return {side: str(error) for side, error in self.errors.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """What was found of one event."""
-
-    row: OutboxRow | None
-    search: trace.Search | None
-    taken: list[Taken] | None
-    seen: Seen
-
-
 def at_relay(settings: Settings, sides: Sides) -> Seen:
     """The relay's port, then Kafka, then PostgreSQL.
 
@@ -76,26 +67,29 @@ def at_relay(settings: Settings, sides: Sides) -> Seen:
     )
 
 
-def at_event(settings: Settings, sides: Sides, event_id: UUID, *, timeout_seconds: float) -> Followed:
+def at_event(settings: Settings, sides: Sides, event_id: UUID, *, timeout_seconds: float) -> trace.Way:
     """One event: its row, its record, its inbox rows. A part is None where its server did not answer.
 
     Raises LookupError where there is no outbox table.
     """
 
-    def ask_database() -> tuple[OutboxRow | None, list[Taken]]:
+    def ask_database() -> tuple[OutboxRow | None, list[Taken], Held | None]:
         with database.looking(settings) as connection:
-            return database.find_event(connection, settings, event_id), database.consumed(connection, event_id)
+            row = database.find_event(connection, settings, event_id)
+            return row, database.consumed(connection, event_id), database.held(connection, settings, event_id)
 
     def ask_kafka() -> tuple[trace.Search, KafkaSide]:
         with topics.topics_of(settings) as kafka:
             # The checkpoint first: what it says is settled is then surely in what is read afterwards.
             side = topics.look(kafka, settings)
-            return trace.search(kafka, settings, event_id, row, timeout_seconds=timeout_seconds), side
+            # What is not settled is looked for where it would be; of what is, nobody may say too soon that it is lost.
+            thorough = row is None or (held is None and trace.settled(row, side.checkpoint) is True)
+            found = trace.search(kafka, settings, event_id, row, thorough=thorough, timeout_seconds=timeout_seconds)
+            return found, side
 
-    row, taken = sides.ask("postgres", ask_database) or (None, None)
+    row, taken, held = sides.ask("postgres", ask_database) or (None, None, None)
     search, side = sides.ask("kafka", ask_kafka) or (None, None)
-    seen = Seen(settings.relay.name, settings.relay.slot, None, side, None, errors=sides.said())
-    return Followed(row, search, taken, seen)
+    return trace.Way(event_id, row, search, taken, held, None if side is None else side.checkpoint)
 
 
 def _kafka(settings: Settings) -> KafkaSide:

@@ -9,6 +9,8 @@ from typing import Any, Final
 from dovetail_relay.nouns import Checkpoint, Lsn, lsn_text
 from dovetail_relay.observe.database import COUNTED_MOST
 from dovetail_relay.observe.facts import DatabaseSide, Finding, KafkaSide, Lag, Leader, Seen, Slot
+from dovetail_relay.observe.held import Held
+from dovetail_relay.observe.held import line as held_line
 from dovetail_relay.observe.printable import printable
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
@@ -55,35 +57,48 @@ def as_lines(seen: Seen, lag: Lag, halt: Finding | None = None) -> list[str]:
     )
 
 
-def trace_lines(report: dict[str, Any]) -> list[str]:
+def trace_lines(report: dict[str, Any], held: Held | None = None) -> list[str]:
     """Where an event is, for a person."""
-    written, published, consumed = report["written"], report["published"], report["consumed"]
-    rows = [("event", f"{report['id']}: {report['state']}")]
-    if written is None and consumed is None:
-        rows.append(("written", "unknown: PostgreSQL could not be asked"))
-    elif written is None:
-        rows.append(("written", "no row in the outbox (never written, rolled back, or older than it keeps)"))
-    else:
-        what = f"{written['type']}, key {written['key']}, {written['aggregatetype']}"
-        where = f"bucket {_known(written['bucket'])}, transaction {_known(written['xid'])}"
-        rows.append(("written", f"{_known(written['created_at'])} as {what}, {where}"))
-    searched = report["searched"]
-    if published is not None:
-        again = ", a replay" if published["replay"] else ""
-        place = f"{published['topic']}[{published['partition']}]@{published['offset']}"
-        when = f"at {_known(published['time'])}, position {_known(published['position'])}"
-        rows.append(("published", f"{place} {when}{again}"))
-    elif searched is None:
-        rows.append(("published", "unknown: Kafka could not be asked"))
-    else:
-        where = ", ".join(searched["topics"]) or "no topic"
-        rows.append(("published", f"not yet, or not found: {where}, {searched['records']} records read"))
+    consumed = report["consumed"]
+    rows = [("event", f"{report['id']}: {report['state'].replace('_', ' ')}"), ("written", _written(report))]
+    if held is not None and not report["records"]:
+        rows.append(("held", held_line(held)))
+    rows += [("published", text) for text in _published(report)]
     if consumed is None:
         rows.append(("consumed", "unknown: PostgreSQL could not be asked"))
     elif not consumed:
         rows.append(("consumed", "no inbox of this database has it"))
     rows += [("consumed", f"{taken['consumer']} at {taken['received_at']}") for taken in consumed or ()]
     return in_columns(rows)
+
+
+def _written(report: dict[str, Any]) -> str:
+    written = report["written"]
+    if written is not None:
+        what = f"{written['type']}, key {written['key']}, {written['aggregatetype']}"
+        where = f"bucket {_known(written['bucket'])}, transaction {_known(written['xid'])}"
+        return f"{_known(written['created_at'])} as {what}, {where}"
+    if report["consumed"] is None:
+        return "unknown: PostgreSQL could not be asked"
+    why = "older than it keeps, deleted since, a logical message, or of a database that was restored"
+    return f"no row in the outbox ({why})"
+
+
+def _published(report: dict[str, Any]) -> list[str]:
+    searched = report["searched"]
+    if report["records"]:
+        return [_record(record) for record in report["records"]]
+    if searched is None:
+        return ["unknown: Kafka could not be asked"]
+    where = ", ".join(searched["topics"]) or "no topic"
+    said = "not yet, or not found" if report["held"] is None else "no"
+    return [f"{said}: {where}, {searched['records']} records read"]
+
+
+def _record(record: dict[str, Any]) -> str:
+    place = f"{record['topic']}[{record['partition']}]@{record['offset']}"
+    when = f"at {_known(record['time'])}, position {_known(record['position'])}"
+    return f"{place} {when}" + (", a replay" if record["replay"] else "")
 
 
 def in_columns(rows: Iterable[tuple[str, str]]) -> list[str]:

@@ -79,6 +79,25 @@ WHERE relay = %(relay)s AND state = 'halting'
 ORDER BY seq
 LIMIT 1
 
+-- name: observe_held
+-- What the parking knows of an event: why it waits, what is first in its queue, and who gave it up.
+SELECT one.state, one.reason, one.message, one.hold_topic AS topic, one.parked_at,
+    octet_length(one.payload) AS payload_bytes, head.id::text AS head, head.reason AS head_reason,
+    command.id AS command, command.actor, command.reason AS why
+FROM dovetail.parked AS one
+LEFT JOIN LATERAL (
+    SELECT before.id, before.reason
+    FROM dovetail.parked AS before
+    WHERE before.relay = one.relay AND before.state = 'parked' AND before.seq < one.seq
+        AND (before.hold_topic, before.hold_key) = (one.hold_topic, one.hold_key)
+    ORDER BY before.seq
+    LIMIT 1
+) AS head ON one.state = 'parked'
+LEFT JOIN dovetail.command ON command.id = one.command AND one.state IN ('condemned', 'discarded')
+WHERE one.relay = %(relay)s AND one.id = %(id)s::uuid
+ORDER BY one.seq DESC
+LIMIT 1
+
 -- name: observe_consumed
 -- Which consumers have the event in their inbox here. Walks the primary key from consumer to consumer, because nothing
 -- is indexed by the event alone.
