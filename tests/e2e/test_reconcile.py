@@ -32,7 +32,7 @@ PARK = """
 INSERT INTO dovetail.parked (relay, epoch, commit_lsn, index, hold_topic, hold_key, reason, message, state, id,
     aggregatetype, aggregateid, type, encoding, headers, created_us)
 SELECT %(relay)s, 1, '0/1', 1, %(topic)s, '', 'r', 'm', %(state)s, id, aggregatetype, aggregateid, type, encoding,
-    headers, (extract(epoch FROM created_at) * 1000000)::bigint - 946684800000000
+    jsonb_send(headers), (extract(epoch FROM created_at) * 1000000)::bigint - 946684800000000
 FROM dovetail.outbox WHERE id = %(id)s
 """
 
@@ -140,6 +140,7 @@ def test_an_event_that_a_relay_lost_is_named_and_so_is_what_became_of_it(world: 
     assert done.returncode == 4
     assert lost in done.stdout
     assert "NOT_BALANCED: 1 missing, of" in done.stderr
+    assert f"next: dovetail replay --id {lost} --reason …" in done.stderr
     for state, what in (("parked", "parked"), ("discarded", "discarded"), ("dead_lettered", "dead_lettered")):
         with psycopg.connect(world.endpoints.owner_dsn) as owner:
             owner.execute("DELETE FROM dovetail.parked")
@@ -152,6 +153,7 @@ def test_an_event_that_a_relay_lost_is_named_and_so_is_what_became_of_it(world: 
     produce(world, lost, ("replay", b"1"))
     code, found = answer(world)
     assert (code, found["replays"], found["events"]) == (0, 1, [])
+    assert "1 records are replays" in reconcile(world).stderr
 
 
 def test_what_is_doubled_and_what_is_in_no_table_is_named_and_replays_and_strangers_are_neither(world: World) -> None:

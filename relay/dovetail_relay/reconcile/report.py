@@ -106,6 +106,10 @@ def remarks(report: Report) -> list[str]:
         said.append(f"rows from before {time_text(window.start)} may be gone; compared from there")
     if thrown := _count(report, What.THROWN_AWAY):
         said.append(f"{thrown} events are no longer in their topic, which compacts or keeps less than the outbox")
+    if report.records.replays:
+        said.append(
+            f"{report.records.replays} records are replays: not counted as published; what one carries is not missing"
+        )
     if report.records.strangers:
         said.append(f"{report.records.strangers} records were not written by a relay; they were passed over")
     for what in What:
@@ -123,7 +127,16 @@ def verdict(report: Report) -> str:
     if report.balanced:
         return f"balanced: {rows} events {between}" + (f", {waiting} of them still on their way" if waiting else "")
     wrong = ", ".join(f"{_count(report, what)} {words(what)}" for what in WRONG if _count(report, what))
-    return f"NOT_BALANCED: {wrong}, of {rows} events {between}; next: dovetail status EVENT_ID"
+    return f"NOT_BALANCED: {wrong}, of {rows} events {between}; next: {_cure(report)}"
+
+
+def _cure(report: Report) -> str:
+    """What is missing can be published again from its row; for what is there too often there is only an explanation."""
+    missing = report.named.get(What.MISSING, [])
+    if not missing:
+        return "dovetail status EVENT_ID"
+    which = f"--id {missing[0].id}" if len(missing) == 1 else "--id … of each that is missing"
+    return f"dovetail replay {which} --reason …, which publishes from the outbox; or dovetail status EVENT_ID"
 
 
 def words(what: What) -> str:
