@@ -12,15 +12,16 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from dovetail.psycopg import Inbox
 from dovetail_local.stack import Stack
-from support.operator import Command, audited, run, run_page
+from support.operator import Command, audited, dovetail, run, run_page
 from support.stuck import write, write_unencodable
 from support.topic import headers
 from support.waiting import wait_until
@@ -136,9 +137,26 @@ def test_a_range_of_the_log_is_found_in_the_topics_and_a_replayed_record_does_no
     done = run(world, "replay", "--lsn", f"{lsn}..{lsn}", *GO)
     assert replayed(world, done["command"]) == middle
     assert run(world, "replay", "--lsn", f"{lsn}..{lsn}", "--dry-run")["ids"] == middle
-    assert "NOT_KEPT" in run(world, "replay", "--lsn", "0/0..0/1", *GO, code=5)
+    said = run(world, "replay", "--lsn", "0/0..0/1", *GO, code=5)
+    assert "NOT_IN_RANGE: no event of epoch 1 was published from 0/0..0/1" in said
+    assert "next: dovetail replay --since … --until …" in said
     for wrong in ("x", "0/2..0/1", "0/1"):
         assert "is no range" in run(world, "replay", "--lsn", wrong, *GO, code=2)
+
+
+def test_a_range_of_the_log_says_what_it_left_out_of_another_epoch(world: World) -> None:
+    (event_id,) = published(world, (key(), 1))
+    stood = next(headers(record)["position"] for record in records(world) if headers(record)["id"] == event_id)
+    _, at, _ = stood.split("/")
+    producer = Producer({"bootstrap.servers": world.endpoints.bootstrap_servers})
+    of_before = [("id", str(uuid4()).encode()), ("position", f"7/{at}/0".encode())]
+    producer.produce(world.topic, b"x", b"k", headers=of_before)
+    assert producer.flush(20) == 0
+    lsn = f"{at[:8]}/{at[8:]}"
+    code, out, said = dovetail(world, "replay", "--lsn", f"{lsn}..{lsn}", "--dry-run")
+    assert (code, out.count(event_id)) == (0, 2)
+    assert "1 of epoch 7" in said
+    assert "by --since and --until" in said
 
 
 def test_another_topic_takes_the_events_where_the_relay_may_send_there(world: World) -> None:

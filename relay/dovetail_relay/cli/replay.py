@@ -60,7 +60,8 @@ def replay(
     since: Since = None,
     until: Until = None,
     lsn: Annotated[
-        str | None, typer.Option("--lsn", metavar="FROM..TO", help="Events of transactions that committed in here.",
+        str | None, typer.Option("--lsn", metavar="FROM..TO", help="Events of transactions that committed in here, in "
+                                 "the relay's present epoch; for earlier ones: --since and --until.",
                                  envvar="DOVETAIL_LSN")
     ] = None,
     to_topic: Annotated[
@@ -154,11 +155,21 @@ def _narrow(settings: Settings, asked: _Asked) -> None:
     first, last = _range(asked.words["lsn"])
     with session(settings, "operator") as connection:
         row = relay_row(connection, settings)
-    say("looking for the range in the topics")
+    epoch = row["epoch"] if row else 1
+    say(f"looking for the range in the topics, in epoch {epoch}")
     with topics_of(settings) as topics:
-        found = published(topics, settings, row["epoch"] if row else 1, first, last)
+        found = published(topics, settings, epoch, first, last)
+    by_time = "an LSN means another place in each epoch: choose those by --since and --until"
+    if found.others:
+        each = ", ".join(f"{events} of epoch {other}" for other, events in found.others.items())
+        say(f"left out: events with such a position, {each}; {by_time}")
+    if not found.ids:
+        raise NothingToDo(
+            f"NOT_IN_RANGE: no event of epoch {epoch} was published from {asked.words['lsn']}; nothing was published; "
+            "next: dovetail replay --since … --until … --dry-run"
+        )
     named = asked.choice["ids"]
-    asked.choice["ids"] = found if named is None else [event_id for event_id in found if event_id in set(named)]
+    asked.choice["ids"] = found.ids if named is None else [event_id for event_id in found.ids if event_id in set(named)]
 
 
 def _range(text: str) -> tuple[Any, Any]:

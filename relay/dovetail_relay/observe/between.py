@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from collections import Counter
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from confluent_kafka import Message
@@ -28,11 +29,19 @@ class TooMany(Misconfigured):
     default_remedy = "dovetail replay --since … --until …"
 
 
-def published(topics: Topics, settings: Settings, epoch: int, first: Lsn, last: Lsn) -> list[UUID]:
-    """The ids of the events whose commit LSN lies in `first` to `last`, in the positions' order. Raises TooMany.
+class Between(NamedTuple):
+    """`ids` in the positions' order; `others` are how many events of other epochs have a position in the range."""
+
+    ids: list[UUID]
+    others: dict[int, int]
+
+
+def published(topics: Topics, settings: Settings, epoch: int, first: Lsn, last: Lsn) -> Between:
+    """The events of `epoch` whose commit LSN lies in `first` to `last`. Raises TooMany.
 
     Reads what is committed in every topic that events may go to, from its beginning. An LSN says nothing without its
-    epoch, so records of another one are passed over, and so are replayed ones, whose position is not where they stood.
+    epoch, for another one may be of another server, so those are counted only; replayed records are passed over, whose
+    position is not where they stood.
     """
     counts = topics.partitions()
     starts = {
@@ -42,21 +51,26 @@ def published(topics: Topics, settings: Settings, epoch: int, first: Lsn, last: 
         for partition in range(counts[topic])
     }
     found: dict[UUID, Position] = {}
+    others = Counter[int]()
     if not starts:
-        return []
+        return Between([], {})
     try:
         for message in topics.read(starts, time.monotonic() + READ_SECONDS):
             place = _place(message)
             if place is None:
                 continue
             event_id, position = place
-            if position.epoch == epoch and first <= position.commit_lsn <= last:
+            if not first <= position.commit_lsn <= last:
+                continue
+            if position.epoch != epoch:
+                others[position.epoch] += 1
+            else:
                 found[event_id] = position
                 if len(found) > MOST:
                     raise TooMany(f"more than {MOST} events were published from this range")
     except TimeoutError:
         raise TooMany(f"the topics could not be read to their ends within {READ_SECONDS:g} s") from None
-    return sorted(found, key=lambda event_id: found[event_id])
+    return Between(sorted(found, key=lambda event_id: found[event_id]), dict(sorted(others.items())))
 
 
 def _place(message: Message) -> tuple[UUID, Position] | None:
