@@ -63,7 +63,7 @@ def test_each_link_leads_somewhere(page: Path) -> None:
 def test_each_configuration_loads(page: Path, tmp_path: Path) -> None:
     for block in blocks(page):
         if block.mark == "run: config":
-            text = block.text.replace("/run/secrets", str(tmp_path))
+            text = block.text.replace("/run/secrets", str(tmp_path)).replace("/etc/ssl", str(tmp_path))
             for secret in re.findall(re.escape(str(tmp_path)) + r"[^\"]+", text):
                 Path(secret).write_text("secret")
                 Path(secret).chmod(0o400)

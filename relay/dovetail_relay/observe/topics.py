@@ -23,6 +23,7 @@ from dovetail_relay.config import Settings, kafka_properties, scrubbed
 from dovetail_relay.errors import CheckpointLost, Misconfigured, ServerUnreachable
 from dovetail_relay.observe.facts import KafkaSide
 from dovetail_relay.publish.checkpoint import decode
+from dovetail_relay.publish.refusals import bad_property
 
 # A broker that is there answers in a fraction of it; nobody wants to wait longer for "Kafka is down".
 TIMEOUT_SECONDS: Final = 5.0
@@ -70,7 +71,7 @@ class Topics:
         try:
             self._consumer = Consumer(properties)
         except KafkaException as error:
-            raise Misconfigured(f"kafka: {_words(error)}", remedy="correct [kafka] in the configuration") from error
+            raise bad_property(error) from error
 
     def partitions(self) -> dict[str, int]:
         """topic → partitions, of all topics that we may see."""

@@ -16,7 +16,7 @@ from dovetail_relay.errors import KafkaUnavailable, PartitionsChanged
 from dovetail_relay.nouns import Checkpoint, Record
 from dovetail_relay.publish.kafka import ISOLATING, PRODUCER_DEFAULTS, KafkaPublisher, bury, flush, produce_alone
 from dovetail_relay.publish.port import Outcome, Result
-from dovetail_relay.publish.refusals import REFUSED, Failure, kafka_error, refusal, refusals_in
+from dovetail_relay.publish.refusals import REFUSED, Failure, bad_property, kafka_error, refusal, refusals_in
 
 
 class AtLeastOncePublisher:
@@ -75,7 +75,10 @@ class AtLeastOncePublisher:
     def send(self, records: list[Record]) -> Outcome | None:
         if self._events is None:
             self._failures = []
-            self._events = Producer(self._config | ISOLATING if self._alone else self._config)
+            try:
+                self._events = Producer(self._config | ISOLATING if self._alone else self._config)
+            except KafkaException as unfit:
+                raise bad_property(unfit) from unfit
         producer = self._events
         self._topics.update(record.topic for record in records)
         self._on_step("begin")

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from dovetail_relay import books
 from dovetail_relay.errors import CheckpointLost, KafkaUnavailable
 from dovetail_relay.nouns import Checkpoint, CommandStep, Lsn, Part, lsn_text, parse_lsn
+from dovetail_relay.publish.refusals import bad_property
 
 VERSION: Final = 1
 # The newest checkpoint is nearly always among the last two records; compaction leaves few.
@@ -108,8 +109,11 @@ class CheckpointReader:
             "enable.sparse.connections": False,
         }
         self._in_use = threading.Lock()
-        self._raw = Consumer({**shared, "isolation.level": "read_uncommitted"})
-        self._committed = Consumer({**shared, "isolation.level": "read_committed"})
+        try:
+            self._raw = Consumer({**shared, "isolation.level": "read_uncommitted"})
+            self._committed = Consumer({**shared, "isolation.level": "read_committed"})
+        except KafkaException as error:
+            raise bad_property(error) from error
 
     def read(self, timeout: float) -> Checkpoint | None:
         """The newest committed checkpoint, None for an empty topic. Raises KafkaUnavailable, CheckpointLost."""

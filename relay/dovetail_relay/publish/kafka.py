@@ -26,7 +26,7 @@ from dovetail_relay.errors import KafkaUnavailable, Misconfigured, PartitionsCha
 from dovetail_relay.nouns import Checkpoint, Record
 from dovetail_relay.publish.checkpoint import CheckpointReader, encode
 from dovetail_relay.publish.port import Outcome, Result
-from dovetail_relay.publish.refusals import REFUSED, Failure, kafka_error, refusal, refusals_in
+from dovetail_relay.publish.refusals import REFUSED, Failure, bad_property, kafka_error, refusal, refusals_in
 
 RETRY_BACKOFF_MS: Final = 1000
 # A hidden retry of EndTxn comes after retry.backoff.ms, give or take a fifth; a normal one takes 1 to 77 ms. What holds
@@ -274,7 +274,7 @@ class KafkaPublisher:
         try:
             return Producer(self._config | ISOLATING if self._alone else self._config)
         except KafkaException as error:
-            raise Misconfigured(f"[kafka]: {error.args[0].str()}") from error
+            raise bad_property(error) from error
 
     def _delivered(self, error: KafkaError | None, message: Any, *, index: int | None = None) -> None:
         # Errors only; called from flush and poll on the side thread, or from a poll in `send`.

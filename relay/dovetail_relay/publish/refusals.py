@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
 
+from dovetail_relay.config import scrubbed
+from dovetail_relay.errors import Misconfigured
 from dovetail_relay.publish.port import Refusal
+from dovetail_relay.settings.kafka_rules import is_secret
+
+_QUOTED: Final = re.compile(r'Invalid value ".*" for configuration property "(?P<name>[^"]*)"')
 
 # Refused for what the record is, or for where it goes: a new producer cures none of them.
 REFUSED: Final = frozenset(
@@ -34,6 +40,21 @@ _TOPIC_REFUSED: Final = frozenset(
 )
 
 Failure = tuple[str, KafkaError, int | None]
+
+
+def bad_property(error: KafkaException) -> Misconfigured:
+    """What [kafka] says and no client can be made of, in the library's words: they name the property, and the range.
+
+    For every place that constructs a client: unnamed it would look like a mistake of ours.
+    """
+    found = error.args[0] if error.args else error
+    text = scrubbed(found.str() if isinstance(found, KafkaError) else found)
+    for made in ("producer", "consumer"):
+        text = text.removeprefix(f"Failed to create {made}: ")
+    quoted = _QUOTED.search(text)
+    if quoted is not None and is_secret(quoted["name"]):
+        text = f"invalid value for configuration property {quoted['name']}"
+    return Misconfigured(f"[kafka]: {text}", remedy="correct [kafka] in the configuration, then dovetail doctor")
 
 
 def refusal(topic: str, error: KafkaError, index: int | None) -> Refusal:

@@ -8,7 +8,7 @@ Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from dovetail_relay.settings.secret import Secret
 from dovetail_relay.settings.values import did_you_mean, is_loopback, shown, split_broker
@@ -93,6 +93,31 @@ _TIMEOUT_LIMITS = {
     "retry.backoff.max.ms": (RETRY_BACKOFF_MS, RETRY_BACKOFF_MS, 60_000),
 }
 
+# What the library would refuse without the value, or without what is allowed, when the first client is made.
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "security.protocol": ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl"),
+    "sasl.mechanism": ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"),
+    "sasl.mechanisms": ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"),
+    "compression.type": ("none", "gzip", "snappy", "lz4", "zstd"),
+    "compression.codec": ("none", "gzip", "snappy", "lz4", "zstd"),
+}
+# It compares these letter by letter.
+_EXACT = frozenset({"sasl.mechanism", "sasl.mechanisms"})
+_NUMBERS: Mapping[str, tuple[int, int]] = {
+    "message.max.bytes": (1000, 1_000_000_000),
+    "receive.message.max.bytes": (1000, 2_147_483_647),
+    "fetch.max.bytes": (0, 2_147_483_135),
+    "max.partition.fetch.bytes": (1, 1_000_000_000),
+    "queue.buffering.max.messages": (0, 2_147_483_647),
+    "queue.buffering.max.kbytes": (1, 2_147_483_647),
+    "batch.num.messages": (1, 1_000_000),
+    "batch.size": (1, 2_147_483_647),
+}
+# Files that the library opens itself; of a missing one it says that x509 has failed.
+FILES = (
+    "ssl.ca.location", "ssl.crl.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location",
+)  # fmt: skip
+
 # Two names of one property: where one is given, the other has no default.
 _ALIASES = {"message.timeout.ms": "delivery.timeout.ms", "delivery.timeout.ms": "message.timeout.ms"}
 
@@ -132,7 +157,7 @@ def property_problems(
     properties: Mapping[str, str | Secret], bootstrap: str, *, insecure: bool
 ) -> list[tuple[str, str]]:
     """(property, what is wrong) for values that break a promise or open the wire."""
-    found = _timeout_problems(properties)
+    found = [*_value_problems(properties), *_timeout_problems(properties)]
     if insecure:
         return found
     protocol = str(properties.get("security.protocol", "plaintext")).lower()
@@ -150,6 +175,18 @@ def property_problems(
             ("ssl.endpoint.identification.algorithm", "none accepts any host name; only with kafka.insecure = true"),
         )
     return found
+
+
+def _value_problems(properties: Mapping[str, str | Secret]) -> Iterator[tuple[str, str]]:
+    for name, allowed in _CHOICES.items():
+        given = str(properties.get(name, allowed[0])).strip()
+        if (given if name in _EXACT else given.lower()) not in allowed:
+            near = did_you_mean(given.upper() if name in _EXACT else given.lower(), allowed)
+            yield name, f"{shown(given)} is none of {', '.join(allowed)}{near}"
+    for name, (low, high) in _NUMBERS.items():
+        given = str(properties.get(name, low)).strip()
+        if not re.fullmatch(r"\d{1,10}", given) or not low <= int(given) <= high:
+            yield name, f"{shown(given)} is not a whole number from {low} to {high}, without a unit"
 
 
 def _timeout_problems(properties: Mapping[str, str | Secret]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 
 from dovetail_relay.settings import dsn as dsns
 from dovetail_relay.settings import kafka_rules, values
@@ -103,9 +104,20 @@ def _kafka(kafka: Kafka) -> Iterator[tuple[str, str]]:
             yield f"kafka.{name}_file", str(error)
         if name in kafka.properties:
             yield f"kafka.{name}_file", f"is set together with kafka.{name}; give one of them"
+    yield from _kafka_files(kafka)
     found = kafka_rules.property_problems(kafka.properties, kafka.bootstrap_servers, insecure=kafka.insecure)
     for name, problem in found:
         yield f"kafka.{name}", problem
+
+
+def _kafka_files(kafka: Kafka) -> Iterator[tuple[str, str]]:
+    if "ssl" not in str(kafka.properties.get("security.protocol", "")).lower():
+        return  # then nobody opens them
+    for name in kafka_rules.FILES:
+        given = str(kafka.properties.get(name, "probe"))
+        # The library's own word for wherever the system keeps its authorities.
+        if given != "probe" and not Path(given).exists():
+            yield f"kafka.{name}", f"there is no file {values.shown(given)}"
 
 
 def _topics(kafka: Kafka, outbox: Outbox, routes: Mapping[str, Route]) -> Iterator[tuple[str, str]]:
