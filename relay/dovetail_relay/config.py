@@ -122,6 +122,7 @@ def load(
         environ=environ,
         # Nobody can say what is missing where the file that may have it was not read.
         needs=() if gathered.unread else needs,
+        lease_seconds=settings.relay.lease_seconds,
         broken={problem.split(":", 1)[0] for problem in problems},
     )
     if problems:

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import ProgrammingError
 
 from dovetail_relay.settings.secret import HIDDEN, Secret
-from dovetail_relay.settings.values import is_loopback
+from dovetail_relay.settings.values import is_loopback, shown
 
 # A dead network is seen after 5 + 3 * 2 = 11 s at the latest: about the lease, after which another relay takes over.
 _KEEPALIVE = {"keepalives": "1", "keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3"}
@@ -32,11 +32,16 @@ class BadDsn(ValueError):
 def parse(dsn: Secret) -> dict[str, str]:
     """libpq's parameters. Its own error text may quote a password, so it is not passed on."""
     try:
-        return {key: str(value) for key, value in conninfo_to_dict(dsn.reveal()).items() if value is not None}
+        parts = {key: str(value) for key, value in conninfo_to_dict(dsn.reveal()).items() if value is not None}
     except (ProgrammingError, UnicodeError):
         raise BadDsn(
             "is not a connection string such as 'host=db dbname=shop user=dovetail_relay' or postgresql://…",
         ) from None
+    for port in filter(None, parts.get("port", "").split(",")):
+        # libpq asks the resolver for it, and that looks like a server that is not there.
+        if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
+            raise BadDsn(f"has the port {shown(port)}; a port is a number from 1 to 65535")
+    return parts
 
 
 def is_local(parts: Mapping[str, str], environ: Mapping[str, str]) -> bool:

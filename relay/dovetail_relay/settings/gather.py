@@ -7,6 +7,8 @@ problems instead of stopping at the first one.
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -103,7 +105,10 @@ def _document(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _MAX_FILE_BYTES:
             raise _Unreadable(f"is larger than {values.size_text(_MAX_FILE_BYTES)}")
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):
+            raise _Unreadable("begins with a byte order mark; save it as UTF-8 without one (without BOM)")
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise _Unreadable("does not exist") from None
     except OSError as error:
@@ -115,8 +120,17 @@ def _document(file: Path) -> dict[str, Any]:
         raise _Unreadable(f"is not TOML: {_toml_message(error)}") from None
 
 
+# The decoder names a table, which is no secret; of anything else its message gives the place only.
+_TWICE = re.compile(r"Cannot declare \((.*)\) twice \(at ([^)]*)\)")
+
+
 def _toml_message(error: Exception) -> str:
     message = str(error)
+    if (twice := _TWICE.match(message)) is not None:
+        name = ".".join(re.findall(r"'([^']*)'", twice[1]))
+        return f"the table [{name}] is there twice, the second time at {twice[2]}; put its keys into one"
+    if message.startswith("Cannot overwrite a value"):
+        return f"a key is given twice, the second time at {message.rpartition('(at ')[2].rstrip(')')}"
     _, at, place = message.rpartition("(at ")
     return place.rstrip(")") if at else "it cannot be parsed"
 
@@ -187,6 +201,7 @@ def parse_sections(gathered: Gathered) -> tuple[dict[str, Any], list[str]]:
         for name, kind in PLAIN_SECTIONS.items()
     }
     sections["relay"] = _with_slot(sections["relay"])
+    sections["postgres"] = _patient(sections["postgres"], gathered.found.get("postgres", {}), sections["relay"])
     sections["outbox"] = _completed(sections["outbox"], gathered.found.get("outbox", {}), sections["relay"].name)
     sections["kafka"] = _parse_kafka(gathered.found.get("kafka", {}), problems)
     sections["routes"] = _parse_routes(gathered, sections["outbox"], problems)
@@ -225,6 +240,14 @@ def _with_slot(relay: Relay) -> Relay:
     # PostgreSQL allows no dash in a slot's name.
     suffix = "" if relay.name == "dovetail" else "_" + relay.name.replace("-", "_")
     return dataclasses.replace(relay, slot="dovetail" + suffix)
+
+
+def _patient(postgres: Postgres, given: Collection[str], relay: Relay) -> Postgres:
+    """A connect that takes as long as the lease costs the lead; libpq takes no less than two seconds."""
+    most = max(2, min(postgres.connect_timeout_seconds, math.ceil(relay.lease_seconds) - 1))
+    return (
+        postgres if "connect_timeout_seconds" in given else dataclasses.replace(postgres, connect_timeout_seconds=most)
+    )
 
 
 def _completed(outbox: Outbox, given: Collection[str], relay: str) -> Outbox:

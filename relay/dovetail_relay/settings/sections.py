@@ -66,6 +66,7 @@ class Postgres:
     # Off: whoever reads the wire reads every event, and the relay's password is worth the whole cluster.
     insecure: bool = field(default=False, metadata=by(values.flag))
     # Shorter than the lease, so that one dead address does not cost the lead; libpq's default is to wait for ever.
+    # Where nothing is said it follows a lease that is shorter than usual.
     connect_timeout_seconds: int = field(default=5, metadata=by(values.whole(2, 600)))
     # Off: without max_slot_wal_keep_size a relay that is down for long fills the database's disk.
     accept_unbounded_wal: bool = field(default=False, metadata=by(values.flag))
@@ -104,7 +105,7 @@ class Outbox:
     # Ours are always there; more are for readers of other systems, and cost a little per event.
     headers: tuple[str, ...] = field(default=("dovetail",), metadata=by(values.some_of(*HEADER_SETS)))
     # `ce_source` of CloudEvents headers. From the relay's name unless it says otherwise.
-    source: str = field(default="/dovetail/dovetail", metadata=by(values.text))
+    source: str = field(default="/dovetail/dovetail", metadata=by(values.uri_reference))
     # Off: anybody who may connect may emit a logical message.
     messages: bool = field(default=False, metadata=by(values.flag))
     # As long as the ring is: nine leaves are today, tomorrow and seven days before. Consumers' inboxes know as many.
@@ -145,7 +146,7 @@ class Route:
 class Registry:
     """`[registry]`: empty means the built-in registry."""
 
-    url: str | None = field(default=None, metadata=by(values.text))
+    url: str | None = field(default=None, metadata=by(values.http_url))
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,9 +39,15 @@ def validate(
     environ: Mapping[str, str],
     needs: Collection[str],
     broken: Collection[str],
+    lease_seconds: float,
 ) -> list[str]:
     """Every problem as `dotted.path: sentence`. `broken` are paths that already have one."""
-    found = [*_postgres(postgres, environ), *_kafka(kafka), *_topics(kafka, outbox, routes)]
+    found = [
+        *_postgres(postgres, environ),
+        *_lease(postgres, lease_seconds),
+        *_kafka(kafka),
+        *_topics(kafka, outbox, routes),
+    ]
     problems = [f"{path}: {text}" for path, text in found if path not in broken]
     given: dict[str, object] = {
         "postgres.dsn": postgres.dsn or postgres.dsn_file,
@@ -96,6 +102,16 @@ def _postgres(postgres: Postgres, environ: Mapping[str, str]) -> Iterator[tuple[
                 yield path, problem
 
 
+def _lease(postgres: Postgres, lease_seconds: float) -> Iterator[tuple[str, str]]:
+    timeout = postgres.connect_timeout_seconds
+    # Two seconds are libpq's least, whatever the lease.
+    if timeout > 2 and timeout >= lease_seconds:
+        yield (
+            "postgres.connect_timeout_seconds",
+            f"{timeout} is not below relay.lease_seconds, {lease_seconds:g}: one dead address would cost the lead",
+        )
+
+
 def _kafka(kafka: Kafka) -> Iterator[tuple[str, str]]:
     for name, file in kafka.files.items():
         try:
@@ -127,6 +143,7 @@ def _topics(kafka: Kafka, outbox: Outbox, routes: Mapping[str, Route]) -> Iterat
     if reserved_topic(outbox.topic):
         yield "outbox.topic", f"{values.shown(outbox.topic)} lies among Dovetail's or Kafka's own topics"
     seen: dict[str, str] = {}
+    shared: dict[str, str] = {}
     for name, route in routes.items():
         path = f"routes.{name}.topic"
         if reserved_topic(route.topic):
@@ -137,3 +154,8 @@ def _topics(kafka: Kafka, outbox: Outbox, routes: Mapping[str, Route]) -> Iterat
         if route.aggregatetype in seen:
             yield f"routes.{name}.aggregatetype", f"is the same as that of routes.{seen[route.aggregatetype]}"
         seen.setdefault(route.aggregatetype, name)
+        first = shared.setdefault(route.topic, name)
+        if route.partitions != routes[first].partitions:
+            other = f"{routes[first].partitions} by routes.{first}"
+            said = f"{route.partitions} for topic {route.topic}, and {other}; a topic has one number: say the same"
+            yield f"routes.{name}.partitions", said

@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
@@ -29,6 +30,9 @@ _ROUTE_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _PART = r'(?:"((?:[^"]|"")+)"|([^".\s]+))'
 _QUALIFIED = re.compile(rf"(?:{_PART}\.)?{_PART}")
+_URI_REFERENCE = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+# A colon in the first part makes a scheme of what is before it.
+_URI_FIRST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|[^:/?#]*(?:[/?#]|$)")
 _GLOB = re.compile(r"[a-zA-Z0-9._*?\[\]!-]{1,249}")
 
 # PostgreSQL cuts longer names with only a NOTICE, and then two names may become one.
@@ -254,7 +258,34 @@ def column_map(value: object) -> Mapping[str, str]:
         if ours not in _COLUMNS:
             raise BadValue(f"{shown(ours)} is not one of {', '.join(_COLUMNS)}{did_you_mean(ours, _COLUMNS)}")
         identifier(theirs)
+    read: dict[str, str] = {}
+    for ours in _COLUMNS:
+        theirs = found.get(ours, ours)
+        if theirs in read:
+            raise BadValue(f"{shown(theirs)} is read as {read[theirs]} and as {ours}; each needs a column of its own")
+        read[theirs] = ours
     return found
+
+
+def http_url(value: object) -> str:
+    """Where a registry is: `http://` or `https://`, and a host."""
+    given = text(value)
+    try:
+        parts = urlsplit(given)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or " " in given:
+        raise BadValue(f"{shown(given)} is not a URL such as https://registry.internal:8081")
+    return given
+
+
+def uri_reference(value: object) -> str:
+    """What CloudEvents want of a source: a URI, or a path of one (RFC 3986)."""
+    given = text(value)
+    if not _URI_REFERENCE.fullmatch(given) or not _URI_FIRST.match(given):
+        raise BadValue(f"{shown(given)} is not a URI or the path of one, such as /shop/orders or https://shop.example")
+    return given
 
 
 def some_of(*allowed: str) -> Callable[[object], tuple[str, ...]]:
