@@ -182,6 +182,23 @@ def test_a_schema_that_is_none_says_so() -> None:
         schemas.Schemas(lambda _: "{}").codec(1)
 
 
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("12.50", 12.5),
+        ("0.1", 0.1),
+        ("1e3", 1000.0),
+        ("123456789012345678901234567890.10", "123456789012345678901234567890.10"),
+        ("1e400", "1e400"),
+        ("1e-99999999999999999999", "1e-99999999999999999999"),
+        ("12345678901234567890123", 12345678901234567890123),
+    ],
+)
+def test_a_number_that_no_float_holds_is_shown_as_it_was_written(written: str, shown: object) -> None:
+    raw = events.Raw("t", 0, 0, None, f'{{"amount": {written}}}'.encode())
+    assert events.read(raw, None).payload == {"amount": shown}
+
+
 @pytest.mark.parametrize("url", ["registry:8081", "file:///etc/passwd", "http://", "http://h:port", "ftp://h"])
 def test_an_address_that_is_no_registry_is_refused(url: str) -> None:
     with pytest.raises(ConfigInvalid, match=r"registry\.url"):

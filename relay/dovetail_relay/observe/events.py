@@ -149,9 +149,18 @@ def _as_written(value: bytes) -> Any:
     except UnicodeDecodeError:
         return "0x" + value.hex()
     try:
-        return rendered(json.loads(plain))
+        return rendered(json.loads(plain, parse_float=_number))
     except (ValueError, RecursionError):
         return plain
+
+
+def _number(written: str) -> float | str:
+    """A number with a fraction where a float holds all of it; else its text: an amount must not be shown as another."""
+    number = float(written)
+    try:
+        return number if math.isfinite(number) and Decimal(repr(number)) == Decimal(written) else written
+    except ArithmeticError:  # an exponent beyond what a decimal has
+        return written
 
 
 def _moment(seconds: float | None) -> str | None:
