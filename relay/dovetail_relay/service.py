@@ -68,6 +68,7 @@ class Relay:
         self._stopping = False
         self._was_ready = False
         self._newborn = True
+        self._benched = False
         self._writer = uuid.uuid4().hex[:12]
         self.telemetry = Telemetry(version=_version())
         self.state = HealthState()
@@ -133,9 +134,15 @@ class Relay:
     def _stand_by(self, session: LockSession) -> bool:
         """Wait for the lead. False when told to stop, or when there is no seat: then the session is given up."""
         if session.try_lead():
+            self._benched = False
             return True
         if not session.try_seat():
+            if not self._benched:
+                # Once: it asks for as long as the others live.
+                self._benched = True
+                log(LogEvent.NO_SEAT, "another relay leads and one stands by; asks again every half a minute or so")
             return False
+        self._benched = False
         log(LogEvent.STANDING_BY, "another relay leads; standing by, warm")
         self._publisher = self._publisher or self._build_publisher()
         self.telemetry.ready(ready=True)

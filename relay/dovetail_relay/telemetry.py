@@ -122,6 +122,7 @@ class LogEvent(StrEnum):
     HEALTH_REQUEST_FAILED = "health_request_failed"
 
     STANDING_BY = "standing_by"
+    NO_SEAT = "no_seat"
     LEAD_TAKEN = "lead_taken"
     LEAD_LOST = "lead_lost"
     STALE_LEADER_ENDED = "stale_leader_ended"

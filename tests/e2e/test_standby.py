@@ -229,6 +229,9 @@ def test_a_third_relay_is_ready_and_holds_no_connection(world: World) -> None:
     wait_until(lambda: connections(world) == 3, 10, "lock session and stream of the leader, lock session of the other")
     third = world.relay()
     wait_until(lambda: role(third) == "standby", 20, "the third is ready")
+    assert [line["message"] for line in third.events() if line["event"] == "no_seat"] == [
+        "another relay leads and one stands by; asks again every half a minute or so"
+    ]
     wait_until(lambda: connections(world) == 3, 10, f"the third holds none; there are {connections(world)}")
     assert third.terminate() == 0
     assert standby.terminate() == 0
