@@ -44,3 +44,15 @@ def test_the_message_that_halts_the_relay_is_shown_before_an_older_one_of_anothe
     assert (problem["name"], problem["next"]) == ("POISON_HELD", f"dovetail stuck show {event_id}")
     _, body = world.relays[0].get("/readyz")
     assert json.loads(body)["next"] == f"dovetail stuck show {event_id}"
+
+
+def test_one_key_that_waits_in_two_topics_is_two_queues_and_an_unknown_reason_is_refused(
+    halted: tuple[World, str],
+) -> None:
+    world, _ = halted
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        connection.execute("UPDATE dovetail.parked SET aggregateid = 'same'")
+    assert run(world, "stuck", "release", "--all", "--dry-run")["keys"] == 2
+    said = run(world, "stuck", "list", "--class", "bogus", code=2)
+    assert "'bogus' is none of schema, unroutable, topic, refused, too_large" in said
+    assert "next: " in said

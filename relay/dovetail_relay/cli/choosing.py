@@ -80,6 +80,7 @@ def chosen_by(
     reason: str | None = None,
 ) -> dict[str, Any]:
     """The filter as the queries take it; None chooses everything."""
+    _known_class(reason)
     return {
         "id": None if event_id is None else uuid_of(event_id),
         "key": key,
@@ -88,3 +89,15 @@ def chosen_by(
         "since": moment_of(since, "--since"),
         "until": moment_of(until, "--until"),
     }
+
+
+def _known_class(reason: str | None) -> None:
+    """A word that nothing is ever parked under would choose nothing, which looks like good news."""
+    from dovetail_relay.observe.advice import REASONS
+
+    if reason is not None and reason not in REASONS:
+        from dovetail_relay.observe.printable import printable, shortened
+
+        raise typer.BadParameter(
+            f"{shortened(printable(reason), 80)!r} is none of {', '.join(REASONS)}", param_hint="--class"
+        )

@@ -171,7 +171,7 @@ def _command(
     if dry_run:
         _print_plan(given, kind, found)
         return
-    keys = len({row["key"] for row in found})
+    keys = _keys(found)
     what = f"{len(named)} messages" if kind == "discard" else f"the queues of {keys} keys, {len(found)} messages"
     confirmed(f"{kind.capitalize()} {what}?", yes=yes)
     upto = max(row["seq"] for row in found)
@@ -183,13 +183,18 @@ def _command(
     see_through(settings, command, given.output, pausable=True)
 
 
+def _keys(found: list[dict[str, Any]]) -> int:
+    """How many queues: one key may wait in two topics."""
+    return len({(row["topic"], row["key"]) for row in found})
+
+
 def _print_plan(given: Invocation, kind: Kind, found: list[dict[str, Any]]) -> None:
     gone = [row["id"] for row in found if kind == "discard" and row["chosen"]]
     out = [row["id"] for row in found if row["id"] not in set(gone)]
     print_one(
         {
             "command": kind,
-            "keys": len({row["key"] for row in found}),
+            "keys": _keys(found),
             "discard": len(gone),
             "discard_ids": gone,
             "publish": len(out),

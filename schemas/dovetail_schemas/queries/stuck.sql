@@ -62,7 +62,7 @@ WITH chosen AS MATERIALIZED (
         AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
         AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
 )
-SELECT parked.id::text AS id, parked.aggregateid AS key, parked.reason, parked.state, parked.seq,
+SELECT parked.id::text AS id, parked.hold_topic AS topic, parked.aggregateid AS key, parked.reason, parked.state, parked.seq,
     parked.seq IN (SELECT seq FROM chosen) AS chosen
 FROM dovetail.parked
 WHERE relay = %(relay)s AND state IN ('parked', 'halting')
