@@ -237,6 +237,17 @@ def test_what_cannot_be_known_is_said(world: World) -> None:
     delete_records(world)
     seen = outlook(world.settings(), diagnose(world.settings()))
     assert any("no longer reaches back" in text for text in seen.unknown)
+    # Without a checkpoint what is parked is judged again: the outcome would count it otherwise than this look.
+    executed(
+        world,
+        "INSERT INTO dovetail.parked (relay, epoch, commit_lsn, index, hold_topic, hold_key, reason, message, state,"
+        " id, aggregatetype, aggregateid, type, encoding, headers, created_us)"
+        " SELECT r.name, 1, '0/1', 1, 't', '', 'r', 'm', 'parked', o.id, o.aggregatetype, o.aggregateid, o.type,"
+        " o.encoding, jsonb_send(o.headers), 0 FROM dovetail.relay AS r, dovetail.outbox AS o LIMIT 1"
+        " RETURNING id",
+    )
+    seen = outlook(world.settings(), diagnose(world.settings()))
+    assert (seen.held["parked"], any("the recovery judges them anew" in text for text in seen.unknown)) == (1, True)
 
 
 def test_nothing_is_recovered_where_nothing_is_lost(world: World) -> None:

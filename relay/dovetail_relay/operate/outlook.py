@@ -72,6 +72,11 @@ def outlook(settings: Settings, seen: Diagnosis) -> Outlook:
         else:
             found.missing.append(str(event_id))
             left.append(row)
+    if found.held["parked"] and not rebase.tells_what_is_parked(seen.facts, seen.row, seen.found, ()):
+        found.unknown.append(
+            f"which of the {found.held['parked']} parked rows will be parked again: the recovery judges them anew and "
+            "counts them among the missing"
+        )
     found.unknown += _unknown(settings, seen, readback.reaches(settings, topics), left)
     return found
 
