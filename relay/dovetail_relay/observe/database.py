@@ -13,7 +13,7 @@ from psycopg import sql
 
 from dovetail_relay.config import Role, Settings
 from dovetail_relay.nouns import Checkpoint, Lsn, parse_lsn
-from dovetail_relay.observe.facts import DatabaseSide, Leader, Rows, Slot, Stuck
+from dovetail_relay.observe.facts import DatabaseSide, Leader, Rows, Slot, Stuck, Underway
 from dovetail_relay.observe.held import Held
 from dovetail_relay.retention import LEAVES
 from dovetail_relay.setup.connect import Session, one, rows, session
@@ -94,6 +94,7 @@ def look(connection: Session, settings: Settings, checkpoint: Checkpoint | None)
         started=relay is not None and bool(relay["started"]),
         rows=counted,
         stuck=None if relay is None else _stuck(connection, settings.relay.name),
+        commands=() if relay is None else _commands(connection, settings.relay.name),
         timeline=server["timeline"],
         awaited=tuple(row["name"] for row in awaited if not row["active"]),
         problems=tuple(problems),
@@ -191,6 +192,10 @@ def _stuck(connection: Session, relay: str) -> Stuck | None:
         return None
     stands = one(connection, queries["observe_halting"], {"relay": relay}) if found["standing_before"] else None
     return Stuck(found["messages"], found["keys"], found["standing_before"], **(stands or {}))
+
+
+def _commands(connection: Session, relay: str) -> tuple[Underway, ...]:
+    return tuple(Underway(**row) for row in rows(connection, queries["observe_commands"], {"relay": relay}))
 
 
 def _outbox(settings: Settings) -> sql.Identifier:

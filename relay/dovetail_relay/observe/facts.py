@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from datetime import datetime
+from typing import Final, Literal
 
 from dovetail_relay.nouns import Checkpoint, Lsn
 
 # Who said how many events are behind: the relay that leads, the outbox table (an upper bound), the positions alone.
 LagSource = Literal["relay", "outbox", "positions", "unknown"]
+
+
+# What an operator types for each kind of command.
+TYPED: Final[Mapping[str, str]] = {
+    "release": "dovetail stuck release",
+    "discard": "dovetail stuck discard",
+    "replay": "dovetail replay",
+    "recover": "dovetail recover",
+    "accept": "dovetail relay accept",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,22 @@ class Stuck:
 
 
 @dataclass(frozen=True, slots=True)
+class Underway:
+    """An operator's command that is not settled: until it is, no other of its class begins."""
+
+    id: int
+    kind: str
+    actor: str
+    state: str
+    created_at: datetime
+
+    @property
+    def typed(self) -> str:
+        """What an operator types for its kind."""
+        return TYPED[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseSide:
     """What PostgreSQL says."""
 
@@ -75,6 +103,7 @@ class DatabaseSide:
     rows: Rows | None = None
     # None where the login may not see them
     stuck: Stuck | None = None
+    commands: tuple[Underway, ...] = ()
     problems: tuple[str, ...] = ()
 
 

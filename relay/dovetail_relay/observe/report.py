@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from datetime import UTC
 from typing import Any, Final
 
 from dovetail_relay.nouns import Checkpoint, Lsn, lsn_text
 from dovetail_relay.observe.database import COUNTED_MOST
-from dovetail_relay.observe.facts import DatabaseSide, Finding, KafkaSide, Lag, Leader, Seen, Slot
+from dovetail_relay.observe.facts import DatabaseSide, Finding, KafkaSide, Lag, Leader, Seen, Slot, Underway
 from dovetail_relay.observe.held import Held
 from dovetail_relay.observe.held import line as held_line
 from dovetail_relay.observe.printable import printable
@@ -34,6 +35,9 @@ def as_json(seen: Seen, lag: Lag, findings: Sequence[Finding]) -> dict[str, Any]
         "checkpoint": None if kafka is None or kafka.checkpoint is None else _checkpoint_json(kafka, kafka.checkpoint),
         "lag": asdict(lag),
         "stuck": None if database is None or database.stuck is None else asdict(database.stuck),
+        "commands": []
+        if database is None
+        else [{**asdict(one), "created_at": one.created_at.isoformat()} for one in database.commands],
         "process": None if process is None else {**asdict(process), "halted": process.halted},
         "problems": [asdict(finding) for finding in findings],
         "unreachable": dict(seen.errors),
@@ -53,6 +57,7 @@ def as_lines(seen: Seen, lag: Lag, halt: Finding | None = None) -> list[str]:
             ("postgres", _postgres(seen)),
             ("process", _process(seen)),
             ("books", _books(seen)),
+            *(("command", _command(command)) for command in (seen.database.commands if seen.database else ())),
         ]
     )
 
@@ -231,6 +236,13 @@ def _process(seen: Seen) -> str:
     if process.ready:
         return f"{process.address} is ready as {process.role or 'relay'}"
     return f"{process.address} is not ready: {process.reason or 'it does not say why'}"
+
+
+def _command(command: Underway) -> str:
+    since = command.created_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    waits = "; it goes on only when told to, and others wait for it" if command.state == "paused" else ""
+    then = f"{command.typed} --follow, or --withdraw to end it"
+    return f"{command.id} ({command.kind}) of {command.actor}, asked for {since}, {command.state}{waits}; next: {then}"
 
 
 def _books(seen: Seen) -> str:

@@ -18,6 +18,7 @@ from psycopg import errors as pg
 
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import ServerUnreachable
+from dovetail_relay.observe.facts import TYPED
 from dovetail_relay.operate.problems import CommandUnderWay
 from dovetail_relay.setup.connect import Session, one, rows, session
 from dovetail_relay.source.commands import FOR_HALTED, Command, Kind, audit
@@ -25,15 +26,6 @@ from dovetail_relay.source.lead import lock_key
 from dovetail_schemas.sql import queries
 
 Say = Callable[[str], None]
-
-# What an operator types for each kind.
-TYPED: Final[Mapping[Kind, str]] = {
-    "release": "dovetail stuck release",
-    "discard": "dovetail stuck discard",
-    "replay": "dovetail replay",
-    "recover": "dovetail recover",
-    "accept": "dovetail relay accept",
-}
 
 _LOOK_SECONDS: Final = 0.3
 # A halted relay looks for commands every 5 s, and a leader's death is noticed within a lease of 10 s.

@@ -98,6 +98,12 @@ WHERE one.relay = %(relay)s AND one.id = %(id)s::uuid
 ORDER BY one.seq DESC
 LIMIT 1
 
+-- name: observe_commands
+-- Operators' commands that are not settled; a paused one keeps others of its class from beginning.
+SELECT id, kind, actor, state, created_at FROM dovetail.command
+WHERE relay = %(relay)s AND state IN ('pending', 'running', 'paused')
+ORDER BY id
+
 -- name: observe_consumed
 -- Which consumers have the event in their inbox here. Walks the primary key from consumer to consumer, because nothing
 -- is indexed by the event alone.
