@@ -170,7 +170,9 @@ class _Watch:
         if one(connection, queries["relay_lead_holder"], {"key": self._lead}) is not None:
             self._alone_since = time.monotonic()
             self.once("pending", f"command {self._id} waits for the relay")
-        elif time.monotonic() - self._alone_since > _PATIENCE_SECONDS:
+        elif time.monotonic() - self._alone_since <= _PATIENCE_SECONDS:
+            self.once("alone", f"command {self._id} waits: no relay leads just now; a halted one looks every 5 s")
+        else:
             self.once("nobody", f"no relay leads: command {self._id} waits for one; next: dovetail relay run")
 
     def once(self, key: object, text: str) -> None:
