@@ -230,6 +230,18 @@ def test_an_event_that_waits_as_stuck_is_not_replayed_past_its_queue(world: Worl
     assert "published 0 again; 1 were gone" in done["outcome"]
 
 
+def test_an_event_that_could_not_go_out_says_why_and_what_to_type(world: World) -> None:
+    event_id = write_unencodable(world, key())
+    wait_until(lambda: event_id in {row["id"] for row in run(world, "stuck", "list")}, 20, "it is parked")
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        # As if it had been lost: the parking does not answer for it any longer.
+        connection.execute("DELETE FROM dovetail.parked WHERE id = %s", (event_id,))
+    code, out, said = dovetail(world, "replay", "--id", event_id, *GO)
+    assert code == 0
+    assert "1 could not go out; the first of them: schema 0011" in out
+    assert "1 could not go out; next: take away the cause" in said
+
+
 def test_interrupted_it_pauses_between_two_steps_and_goes_on_with_follow(stack: Stack) -> None:
     with new_world(stack, DOVETAIL_DELIVERY__BATCH_ROWS="1") as world:
         world.relay().wait_streaming()
@@ -250,6 +262,9 @@ def test_interrupted_it_pauses_between_two_steps_and_goes_on_with_follow(stack: 
             assert state()[1] < 600
         assert ended == 130
         assert "asked to pause; next: the same command with --follow" in said
+        seen = dovetail(world, "status")[1]
+        assert "(replay) of operator, asked for " in seen
+        assert "paused; it goes on only when told to, and others wait for it; next: dovetail replay --follow" in seen
         done = run(world, "replay", "--follow")
         assert (done["state"], done["published"]) == ("done", 600)
         assert replayed(world, done["command"]) == events

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 NEEDS = ("postgres.operator_dsn", "kafka.bootstrap_servers")
 _LONGEST_REASON = 1000
+# What a replay leaves behind is parked nowhere: its row is kept, and it is asked for anew.
+_AGAIN = (
+    "take away the cause, which the outcome names, then dovetail replay --id … again; dovetail status EVENT_ID tells"
+)
 
 
 def reason_of(text: str | None, *, required: bool = False) -> str | None:
@@ -104,7 +108,11 @@ def see_through(
     if end.state == "failed" and end.progress.get("nothing"):
         raise NothingToDo(f"NOTHING_TO_DO: {end.outcome}")
     if end.state == "failed" or (end.state == "withdrawn" and not given_up):
-        raise CommandFailed(f"command {end.id}: {end.outcome}")
+        # The relay's own words may end with what to type: then that is next, and nothing else.
+        said, *remedies = (end.outcome or "").split("; next: ")
+        raise CommandFailed(f"command {end.id}: {said}", remedy=remedies[-1] if remedies else None)
+    if end.progress.get("refused"):
+        say(f"{end.progress['refused']} could not go out; next: {_AGAIN}")
 
 
 def print_one(whole: dict[str, Any], output: Output) -> None:

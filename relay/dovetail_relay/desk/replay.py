@@ -33,6 +33,8 @@ class Replay:
         self._counts = counts
         self._refused: set[Place] = set()
         self._closed: dict[str, str] = {}
+        # Why the first of those could not go out that could not; a successor finds it anew, or it is not told.
+        self._first: str | None = None
         # An event that was committed and is not out yet would be published twice, and overtake those before it.
         self._written_at = session.written_at()
         self._mark = (REPLAY, str(command.id).encode())
@@ -60,12 +62,14 @@ class Replay:
             place = stored_place(row["seq"])
             try:
                 record = self._intake.record_of(standard_row(row_of(row)), place, None)
-            except StuckMessage:
+            except StuckMessage as why:
                 stuck += 1
+                self._first = self._first or str(why)
                 continue
             topic = self._topic or record.topic
             if place in self._refused or topic in self._closed:
                 stuck += 1
+                self._first = self._first or f"topic {topic} {self._closed.get(topic, 'refuses it')}"
                 continue
             records.append(record._replace(topic=topic, headers=[*record.headers, self._mark]))
         behind = found[-1]["n"] + 1 - after
@@ -85,5 +89,5 @@ class Replay:
         done = self._counts.durable
         return (
             f"published {done['published']} again; {done['gone']} were gone from the outbox or are parked, "
-            f"{done['refused']} could not go out"
+            f"{done['refused']} could not go out" + (f"; the first of them: {self._first}" if self._first else "")
         )
