@@ -207,3 +207,19 @@ def test_init_says_each_step_on_stderr_and_a_check_of_an_empty_database_ends_wit
     assert again.returncode == 0
     assert all("already there" in line for line in again.stderr.splitlines())
     assert dovetail(environ, "init", "--check").returncode == 0
+
+
+def test_a_property_that_librdkafka_refuses_is_a_setting_to_correct_and_no_bug_to_report(
+    installed: dict[str, str],
+) -> None:
+    # Known to nobody before the first client is made.
+    wrong = installed | {"DOVETAIL_KAFKA__NONSENSE_PROPERTY": "x"}
+    code, found = findings(wrong)
+    assert code == 4
+    assert not [row for row in found.values() if "report it" in str(row) or "UNEXPECTED" in str(row)]
+    ended = dovetail(wrong | {"DOVETAIL_RELAY__HTTP_PORT": "0"}, "relay", "run")
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(
+        'dovetail: MISCONFIGURED: [kafka]: No such configuration property: "nonsense.property"; next: '
+    )
