@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 import psycopg
 
 from dovetail_relay.config import Settings
@@ -16,13 +19,18 @@ from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.replication import server_error
 from dovetail_relay.telemetry import LogEvent, Telemetry
 
+# A commit streams before others see it, and while it waits for a synchronous standby that can take long. Well within a
+# lease: the loop stands still meanwhile.
+_UNSEEN_SECONDS: Final = 4.0
+_LOOK_AGAIN_SECONDS: Final = 0.05
+
 
 def intake_for(settings: Settings, session: LockSession, registry: BuiltinRegistry, telemetry: Telemetry) -> Intake:
     """The intake of one reign. Schemas that it meets are looked up over the leader's session."""
     router = router_of(settings)
     encoder = Encoder()
 
-    def learn(fingerprint: bytes) -> bool:
+    def look_up(fingerprint: bytes) -> bool:
         try:
             learned = registry.sync(session.connection)
         except psycopg.Error as error:
@@ -35,7 +43,18 @@ def intake_for(settings: Settings, session: LockSession, registry: BuiltinRegist
         encoder.learn(fingerprint, schema.schema_id, schema.definition)
         return True
 
-    return Intake(
+    def learn(fingerprint: bytes) -> bool:
+        deadline = time.monotonic() + _UNSEEN_SECONDS
+        while True:
+            # Asked before the look: what the transaction itself registered can be seen from then on.
+            seen = session.has_ended(intake.xid)
+            if look_up(fingerprint):
+                return True
+            if seen or time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_AGAIN_SECONDS)
+
+    intake = Intake(
         tables=session.outbox_tables(*settings.outbox.schema_and_table, settings.outbox.publication),
         columns=settings.outbox.columns,
         mapper=mapper_for(settings.outbox.headers, settings.outbox.source, router, encoder),
@@ -44,3 +63,4 @@ def intake_for(settings: Settings, session: LockSession, registry: BuiltinRegist
         telemetry=telemetry,
         max_row_bytes=settings.outbox.max_row_bytes,
     )
+    return intake

@@ -87,6 +87,8 @@ class Intake:
         # By the server's clock: how long after its commit the newest transaction was sent, µs.
         self.behind_us = 0
         self.before_each: Taken | None = None
+        # The transaction whose rows are being read, in 32 bits.
+        self.xid = 0
         # Where the newest transaction lies in which something was too large: it has made the stream's buffer grow.
         self.large_lsn: Lsn | None = None
 
@@ -194,6 +196,7 @@ class Intake:
             begin = pgoutput.begin(body)
             self._moment.commit_us = begin.commit_us
             self._final_lsn = begin.final_lsn
+            self.xid = begin.xid
             if ledger.begin(begin.final_lsn, begin.commit_us):
                 self._prefix = position_prefix(self._epoch, begin.final_lsn)
         elif tag == pgoutput.COMMIT:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
+import dovetail
 from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack
 from dovetail_schemas.position import Position
@@ -40,6 +42,34 @@ def write(pair: Pair, *numbers: int) -> None:
             connection.commit()
 
 
+def test_an_event_that_streams_before_its_schema_can_be_seen_is_not_stuck(pair: Pair) -> None:
+    """Registered and published in one transaction, whose commit waits for a standby: others do not see it yet."""
+    relay = pair.world.relay().wait_streaming()
+    pair.set_on_primary("synchronous_standby_names", "nobody")
+    fresh = dovetail.EventType.from_avsc(
+        {"type": "record", "name": "Fresh", "fields": [{"name": "key", "type": "string"}]},
+        aggregate=pair.world.aggregate, key="key",
+    )  # fmt: skip
+
+    def commit() -> None:
+        with psycopg.connect(pair.world.endpoints.app_dsn) as connection:
+            dovetail.register(connection, fresh)
+            Outbox().publish(connection, fresh({"key": "k"}))
+
+    with ThreadPoolExecutor(1) as side:
+        done = side.submit(commit)
+        sent = (
+            "SELECT count(*) FROM pg_stat_activity AS waiting, pg_stat_replication AS sender"
+            " WHERE waiting.wait_event = 'SyncRep' AND waiting.usename = 'app'"
+            " AND sender.sent_lsn >= pg_current_wal_insert_lsn()"
+        )
+        wait_until(lambda: pair.primary(sent) == [(1,)], 30, "it is sent, and its commit waits")
+        pair.set_on_primary("synchronous_standby_names", "")
+        done.result(timeout=30)
+    wait_until(lambda: relay.metric("dovetail_events_published_total") == 1, 20, f"it is out:\n{relay.log()[-1500:]}")
+    assert not relay.has_logged("message_stuck")
+
+
 def transactions(writers: Writers, count: int) -> None:
     wanted = writers.tally.transactions + count
     wait_until(lambda: writers.tally.transactions >= wanted, 40, f"{count} more transactions are done")
@@ -49,19 +79,19 @@ def halted(relay: RelayProcess, name: str) -> None:
     wait_until(lambda: name in relay.get("/readyz")[1], 40, f"{name} is said; the log:\n{relay.log()[-3000:]}")
 
 
-def dovetail(pair: Pair, *words: str) -> tuple[int, Any]:
+def run(pair: Pair, *words: str) -> tuple[int, Any]:
     done = completed({**os.environ, **pair.world.environ}, *words, "--output", "json")
     assert "Traceback" not in done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
 def doctor(pair: Pair) -> tuple[int, dict[str, dict[str, str]]]:
-    code, found = dovetail(pair, "doctor")
+    code, found = run(pair, "doctor")
     return code, {row["check"]: row for row in found}
 
 
 def problems(pair: Pair, port: int) -> list[str]:
-    code, found = dovetail(pair, "status", "--http-port", str(port))
+    code, found = run(pair, "status", "--http-port", str(port))
     assert code == 4
     return [problem["name"] for problem in found["problems"]]
 
@@ -88,7 +118,7 @@ def test_a_failover_under_load_to_a_synchronised_standby_loses_nothing_and_makes
     assert code == 0, found
     assert found["dovetail.progress"]["is"].endswith("the server is on timeline 2")
     assert (found["postgres.primary"]["is"], found["dovetail.slot"]["status"]) == ("a primary", "ok")
-    code, status = dovetail(pair, "status", "--http-port", str(relay.port()))
+    code, status = run(pair, "status", "--http-port", str(relay.port()))
     assert code == 0, status
     assert status["slot"]["active"]
     assert not status["postgres"]["in_recovery"]

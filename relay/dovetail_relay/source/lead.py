@@ -26,6 +26,7 @@ from dovetail_schemas.sql import queries
 
 # SQLSTATEs of an object that is not there: init has not run, or not since this release.
 _LOCK_TIMEOUT = "55P03"
+_XID_MASK = 0xFFFFFFFF
 _NOT_INITIALISED = {"42P01": "table", "3F000": "schema", "42703": "column"}
 
 
@@ -250,6 +251,12 @@ class LockSession:
     def written_at(self) -> Lsn:
         """The log's position behind all that this session has written: what a promoted server must have."""
         return parse_lsn(self.rows(queries["parked_written_at"], {})[0]["lsn"])
+
+    def has_ended(self, xid: int) -> bool:
+        """Whether others see what transaction `xid` did, 32 bits of its id: it may stream earlier than that."""
+        _xmin, xmax, running = self.rows(queries["setup_snapshot"], {})[0]["snapshot"].split(":")
+        ahead = (xid - int(xmax)) & _XID_MASK
+        return ahead > _XID_MASK >> 1 and xid not in {int(each) & _XID_MASK for each in running.split(",") if each}
 
     def clock(self) -> int:
         """The server's time, in whole seconds since 1970."""
