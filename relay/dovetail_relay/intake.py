@@ -70,7 +70,7 @@ class Intake:
         self._names = frozenset((table.schema, table.name) for table in tables)
         self._columns = columns
         self._mapper = mapper
-        self._learn = learn
+        self.learn = learn
         self.parking = parking
         self._telemetry = telemetry
         self._max_row_bytes = max_row_bytes
@@ -286,7 +286,7 @@ class Intake:
         try:
             record = self._mapper.record(row, prefix, index)
         except UnknownFingerprint as unknown:
-            if unknown.fingerprint in self._unknown or not self._learn(unknown.fingerprint):
+            if unknown.fingerprint in self._unknown or not self.learn(unknown.fingerprint):
                 self._unknown.add(unknown.fingerprint)
                 raise unknown.stuck() from None
             record = self._mapper.record(row, prefix, index)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
-import dovetail
 from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack
 from dovetail_schemas.position import Position
@@ -40,34 +38,6 @@ def write(pair: Pair, *numbers: int) -> None:
         for number in numbers:
             outbox.publish(connection, event({"key": "k", "number": number}))
             connection.commit()
-
-
-def test_an_event_that_streams_before_its_schema_can_be_seen_is_not_stuck(pair: Pair) -> None:
-    """Registered and published in one transaction, whose commit waits for a standby: others do not see it yet."""
-    relay = pair.world.relay().wait_streaming()
-    pair.set_on_primary("synchronous_standby_names", "nobody")
-    fresh = dovetail.EventType.from_avsc(
-        {"type": "record", "name": "Fresh", "fields": [{"name": "key", "type": "string"}]},
-        aggregate=pair.world.aggregate, key="key",
-    )  # fmt: skip
-
-    def commit() -> None:
-        with psycopg.connect(pair.world.endpoints.app_dsn) as connection:
-            dovetail.register(connection, fresh)
-            Outbox().publish(connection, fresh({"key": "k"}))
-
-    with ThreadPoolExecutor(1) as side:
-        done = side.submit(commit)
-        sent = (
-            "SELECT count(*) FROM pg_stat_activity AS waiting, pg_stat_replication AS sender"
-            " WHERE waiting.wait_event = 'SyncRep' AND waiting.usename = 'app'"
-            " AND sender.sent_lsn >= pg_current_wal_insert_lsn()"
-        )
-        wait_until(lambda: pair.primary(sent) == [(1,)], 30, "it is sent, and its commit waits")
-        pair.set_on_primary("synchronous_standby_names", "")
-        done.result(timeout=30)
-    wait_until(lambda: relay.metric("dovetail_events_published_total") == 1, 20, f"it is out:\n{relay.log()[-1500:]}")
-    assert not relay.has_logged("message_stuck")
 
 
 def transactions(writers: Writers, count: int) -> None:

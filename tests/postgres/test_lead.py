@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
 from dovetail_local.endpoints import Endpoints
+from dovetail_relay.assembly import intake_for
+from dovetail_relay.config import load
 from dovetail_relay.errors import LeadLost, Misconfigured, PostgresUnavailable, StreamEnded
 from dovetail_relay.nouns import LSN_ZERO, Lsn
+from dovetail_relay.registry.builtin import BuiltinRegistry
 from dovetail_relay.source.lead import LockSession, lock_key
 from dovetail_relay.source.replication import SlotBusy, open_stream
+from dovetail_relay.telemetry import Telemetry
+from dovetail_schemas.avro import Codec
+from dovetail_schemas.sql import migrations
 from support.waiting import wait_until
 
 Open = Callable[..., LockSession]
@@ -176,3 +183,44 @@ def test_a_session_that_cannot_be_opened_is_a_named_error_without_the_password(d
     assert str(parts["password"]) not in raised.value.line()
     assert "not-the-password" not in raised.value.line()
     assert "\n" not in raised.value.line()
+
+
+@pytest.mark.parametrize("ends", ["COMMIT", "ROLLBACK"])
+def test_a_transaction_has_ended_once_others_can_see_what_it_did(session: Open, database: Endpoints, ends: str) -> None:
+    leader = session()
+    with psycopg.connect(database.owner_dsn, autocommit=True) as writer:
+        writer.execute("BEGIN")
+        row = writer.execute("SELECT pg_current_xact_id()::xid::text").fetchone()
+        assert row is not None
+        xid = int(row[0])
+        assert not leader.has_ended(xid)
+        assert not leader.has_ended(xid + 100_000)
+        writer.execute(ends)
+        assert leader.has_ended(xid)
+
+
+def test_a_schema_is_looked_for_until_its_transaction_can_be_seen(database: Endpoints, session: Open) -> None:
+    """A commit streams before others see it: the relay reads the event while its schema is not there for it yet."""
+    with psycopg.connect(database.superuser_dsn, autocommit=True) as owner:
+        for migration in migrations():
+            owner.execute(migration.sql)
+        owner.execute("GRANT dovetail_relay TO relay")
+    codec, leader = Codec("string"), session()
+    with psycopg.connect(database.superuser_dsn) as writer:
+        writer.execute(
+            "INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, %s, %s)",
+            (codec.fingerprint, codec.schema_id, codec.normalised),
+        )
+        row = writer.execute("SELECT pg_current_xact_id()::xid::text").fetchone()
+        assert row is not None
+        settings = load(None, {**database.environment(), "DOVETAIL_KAFKA__BOOTSTRAP_SERVERS": "localhost:1"})
+        intake = intake_for(settings, leader, BuiltinRegistry(), Telemetry())
+        intake.xid = int(row[0])
+        # Bound once: what the relay asks for each fingerprint that it does not know.
+        with ThreadPoolExecutor(1) as side:
+            found = side.submit(intake.learn, codec.fingerprint)
+            with pytest.raises(TimeoutError):
+                found.result(timeout=0.3)
+            writer.commit()
+            assert found.result(timeout=10)
+    assert not intake.learn(b"u" * 16)
