@@ -13,13 +13,14 @@ from dovetail_relay.setup import checks_outbox, checks_roles, checks_server, che
 from dovetail_relay.setup.checks_kafka import kafka_checks
 from dovetail_relay.setup.checks_progress import progress
 from dovetail_relay.setup.connect import session
+from dovetail_relay.setup.encoding import encoding
 from dovetail_relay.setup.findings import Finding, guarded, ok
 from dovetail_relay.setup.migrate import applied
 from dovetail_relay.setup.slot import relay_row
 
 OK, UNREACHABLE, FOUND = 0, 3, 4
 
-_DATABASE_CHECKS = (checks_roles.attributes, checks_roles.tables)
+_DATABASE_CHECKS = (encoding, checks_roles.attributes, checks_roles.tables)
 _TABLE_CHECKS = (checks_roles.publication, *checks_outbox.CHECKS, checks_roles.slot, *checks_stuck.CHECKS)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import Misconfigured
 from dovetail_relay.setup.connect import Session, session
+from dovetail_relay.setup.encoding import refuse_encoding
 from dovetail_relay.setup.grants import Logins, grant, logins, publishing, replication
 from dovetail_relay.setup.migrate import Phase, applied, migrate
 from dovetail_relay.setup.shape import ensure_publication, moving_rows, outbox_columns
@@ -50,9 +51,11 @@ def install(settings: Settings, plan: Plan, report: Report, on_wait: OnWait) -> 
         relay: Session | None = None
         owner = opened.enter_context(session(settings, "owner")) if settings.postgres.owner_dsn else None
         if owner is not None:
+            refuse_encoding(owner, settings)
             tell(migrate(owner, change=plan.change, phase=plan.phase))
         else:
             relay = opened.enter_context(session(settings, "relay"))
+            refuse_encoding(relay, settings)
             tell(_done_by_others(relay, settings, plan))
         if any(step.state == "missing" for step in steps):
             return steps  # --check on an empty database: nothing below could be looked at

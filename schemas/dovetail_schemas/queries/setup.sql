@@ -25,7 +25,7 @@ SELECT pg_catalog.pg_advisory_unlock(%(key)s::bigint) AS released;
 -- Who we are and on what.
 SELECT session_user::text AS role, r.rolsuper, current_database()::text AS database,
        current_setting('server_version_num')::int AS version, pg_catalog.pg_is_in_recovery() AS in_recovery,
-       current_setting('wal_level') AS wal_level
+       current_setting('wal_level') AS wal_level, current_setting('server_encoding') AS encoding
 FROM pg_catalog.pg_roles r WHERE r.rolname = session_user;
 
 -- name: setup_role
