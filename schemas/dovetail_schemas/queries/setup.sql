@@ -166,13 +166,13 @@ WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind = 'p';
 -- Roles that may set what only the database should of the outbox and its leaves. The owner may anyway.
 WITH found AS (
     SELECT c.relowner, granted.grantee
-    FROM pg_catalog.pg_partition_tree('dovetail.outbox') AS tree
+    FROM pg_catalog.pg_partition_tree(to_regclass('dovetail.outbox')) AS tree
     JOIN pg_catalog.pg_class AS c ON c.oid = tree.relid
     CROSS JOIN pg_catalog.aclexplode(c.relacl) AS granted
     WHERE granted.privilege_type = 'INSERT'
     UNION
     SELECT c.relowner, granted.grantee
-    FROM pg_catalog.pg_partition_tree('dovetail.outbox') AS tree
+    FROM pg_catalog.pg_partition_tree(to_regclass('dovetail.outbox')) AS tree
     JOIN pg_catalog.pg_class AS c ON c.oid = tree.relid
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname IN ('xid', 'seq', 'bucket')
     CROSS JOIN pg_catalog.aclexplode(a.attacl) AS granted
@@ -196,8 +196,7 @@ WHERE a.attrelid = 'dovetail.outbox'::regclass AND a.attnum > 0 AND NOT a.attisd
 -- anything, and whether another relay reads it. Only such a one has a snapshot of what was there before its slot.
 SELECT has_any_column_privilege('dovetail_app', 'dovetail.outbox', 'INSERT') AS may_publish,
        EXISTS (SELECT FROM dovetail.outbox) AS holds_rows,
-       EXISTS (SELECT FROM dovetail.relay WHERE snapshot IS NOT NULL) AS read
-WHERE to_regclass('dovetail.outbox') IS NOT NULL;
+       EXISTS (SELECT FROM dovetail.relay WHERE snapshot IS NOT NULL) AS read;
 
 -- name: setup_standing
 -- The message that a relay stands before, the oldest first: it is halted, or will be as soon as it runs.
