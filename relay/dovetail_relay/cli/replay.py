@@ -116,8 +116,8 @@ def _replay(
 
     if asked.topic is not None and not settings.topic_allowed(asked.topic):
         raise typer.BadParameter("it is not on the allow-list (kafka.allowed_topics)", param_hint="--to-topic")
-    _narrow(settings, asked)
-    found = _found(settings, asked)
+    epoch = _narrow(settings, asked)
+    found = _found(settings, asked, epoch)
     topics = _per_topic(settings, asked, found)
     plan = {
         "events": found.events,
@@ -143,10 +143,10 @@ def _replay(
     see_through(settings, command, given.output, pausable=True, total=found.events)
 
 
-def _narrow(settings: Settings, asked: _Asked) -> None:
-    """A range of the log as ids: only the topics know which events it holds."""
+def _narrow(settings: Settings, asked: _Asked) -> int | None:
+    """A range of the log as ids: only the topics know which events it holds. The epoch that it was looked for in."""
     if asked.words["lsn"] is None:
-        return
+        return None
     from dovetail_relay.observe.between import published
     from dovetail_relay.observe.topics import topics_of
     from dovetail_relay.setup.connect import session
@@ -163,13 +163,9 @@ def _narrow(settings: Settings, asked: _Asked) -> None:
     if found.others:
         each = ", ".join(f"{events} of epoch {other}" for other, events in found.others.items())
         say(f"left out: events with such a position, {each}; {by_time}")
-    if not found.ids:
-        raise NothingToDo(
-            f"NOT_IN_RANGE: no event of epoch {epoch} was published from {asked.words['lsn']}; nothing was published; "
-            "next: dovetail replay --since … --until … --dry-run"
-        )
     named = asked.choice["ids"]
     asked.choice["ids"] = found.ids if named is None else [event_id for event_id in found.ids if event_id in set(named)]
+    return int(epoch)
 
 
 def _range(text: str) -> tuple[Any, Any]:
@@ -189,14 +185,19 @@ def _range(text: str) -> tuple[Any, Any]:
     return found
 
 
-def _found(settings: Settings, asked: _Asked) -> Found:
+def _found(settings: Settings, asked: _Asked, epoch: int | None) -> Found:
     from dovetail_relay.operate.replay import count, not_kept
 
     found = count(settings, asked.choice)
     # A range of the log also finds what relays of other databases have published there.
-    by_name = asked.words["lsn"] is None and asked.choice["ids"]
+    by_name = epoch is None and asked.choice["ids"]
     missing = not_kept(settings, asked.choice["ids"]) if by_name else []
     why = "emptied after outbox.retention_days, emitted as a message of the log, or never written"
+    if found is None and epoch is not None:
+        raise NothingToDo(
+            f"NOT_KEPT: the outbox holds no event that was published from {asked.words['lsn']} in epoch {epoch}; "
+            "nothing was published; next: dovetail replay --since … --until … --dry-run"
+        )
     if found is None:
         reason = f"these events are not in the outbox: {why}" if missing else "the outbox holds no such event"
         raise NothingToDo(f"NOT_KEPT: {reason}; nothing was published; next: dovetail status EVENT_ID")
