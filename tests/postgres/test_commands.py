@@ -10,6 +10,7 @@ import pytest
 
 from dovetail_local.endpoints import Endpoints
 from dovetail_relay.config import Settings
+from dovetail_relay.observe.facts import ProcessSide
 from dovetail_relay.operate import commands
 from dovetail_relay.operate.problems import CommandUnderWay
 from dovetail_relay.setup.problems import PermissionMissing
@@ -124,6 +125,26 @@ def test_nobody_who_leads_is_said(settings: Settings, monkeypatch: pytest.Monkey
         f"command {command.id} waits: no relay leads just now; a halted one looks every 5 s",
         f"no relay leads: command {command.id} waits for one; next: dovetail relay run",
     ]
+
+
+def test_a_relay_that_has_halted_is_said_to_and_no_other_one_is_advised(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halted = ProcessSide("a:1", ready=False, reason="GAP", next="dovetail recover")
+    monkeypatch.setattr(commands, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(commands, "look", lambda *_given: halted)
+    command = commands.submit(settings, "release", {}, reason=None)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "has halted" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commands.follow(settings, command.id, say)
+    assert f"the relay has halted (GAP): command {command.id} waits for it; next: dovetail recover" in said
+    assert not [text for text in said if "relay run" in text]
 
 
 def test_the_relays_role_cannot_ask_and_the_operators_cannot_settle(

@@ -19,6 +19,7 @@ from psycopg import errors as pg
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import ServerUnreachable
 from dovetail_relay.observe.facts import TYPED
+from dovetail_relay.observe.process import look
 from dovetail_relay.operate.problems import CommandUnderWay
 from dovetail_relay.setup.connect import Session, one, rows, session
 from dovetail_relay.source.commands import FOR_HALTED, Command, Kind, audit
@@ -121,7 +122,7 @@ def follow(
     Ctrl-C withdraws a command that no relay has taken up, asks a running one to pause where it is `pausable`, says what
     it did, and goes on as KeyboardInterrupt.
     """
-    watch = _Watch(settings.relay.slot, command_id, say, show)
+    watch = _Watch(settings, command_id, say, show)
     try:
         while True:
             try:
@@ -138,13 +139,14 @@ def follow(
 class _Watch:
     """Looks at a command again and again, and says what is new."""
 
-    def __init__(self, slot: str, command_id: int, say: Say, show: Callable[[Command], None] | None) -> None:
+    def __init__(self, settings: Settings, command_id: int, say: Say, show: Callable[[Command], None] | None) -> None:
         self._show = show or self._say_counts
-        self._lead = lock_key("lead", slot)
+        self._relay = settings.relay
+        self._lead = lock_key("lead", settings.relay.slot)
         self._id = command_id
         self._say = say
         self._said: object = None
-        self._alone_since = time.monotonic()
+        self._alone_since = self._asked_at = time.monotonic()
 
     def until_its_end(self, connection: Session) -> Command:
         """The command once it is settled or paused."""
@@ -154,7 +156,7 @@ class _Watch:
                 self._show(command)
                 return command
             if command.state in {"pending", "paused"}:
-                self._waiting(connection)
+                self._waiting(connection, command.kind)
             else:
                 self._show(command)
             time.sleep(_LOOK_SECONDS)  # progress is a row: the relay calls nobody for it
@@ -166,14 +168,32 @@ class _Watch:
         facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
         self.once((command.state, facts), f"command {self._id} {command.state}" + (f": {facts}" if facts else ""))
 
-    def _waiting(self, connection: Session) -> None:
-        if one(connection, queries["relay_lead_holder"], {"key": self._lead}) is not None:
-            self._alone_since = time.monotonic()
+    def _waiting(self, connection: Session, kind: Kind) -> None:
+        now = time.monotonic()
+        leads = one(connection, queries["relay_lead_holder"], {"key": self._lead}) is not None
+        if leads:
+            self._alone_since = now
+        if now - self._asked_at > _PATIENCE_SECONDS:
+            self._asked_at = now
+            if kind not in FOR_HALTED and (halted := self._halted()) is not None:
+                self.once("halted", halted)
+        if self._said == "halted":
+            return  # it comes back to the lead for moments only
+        if leads:
             self.once("pending", f"command {self._id} waits for the relay")
-        elif time.monotonic() - self._alone_since <= _PATIENCE_SECONDS:
-            self.once("alone", f"command {self._id} waits: no relay leads just now; a halted one looks every 5 s")
-        else:
+        elif now - self._alone_since > _PATIENCE_SECONDS:
             self.once("nobody", f"no relay leads: command {self._id} waits for one; next: dovetail relay run")
+        elif self._said is None:
+            self.once("alone", f"command {self._id} waits: no relay leads just now; a halted one looks every 5 s")
+
+    def _halted(self) -> str | None:
+        """The halt that the relay's process names, where it is in one: another relay would halt as well."""
+        relay = self._relay
+        process = look(relay.http_host, relay.http_port, relay.name, relay.slot)
+        if process is None or not process.halted:
+            return None
+        then = process.next or "dovetail status"
+        return f"the relay has halted ({process.reason}): command {self._id} waits for it; next: {then}"
 
     def once(self, key: object, text: str) -> None:
         """Say it unless it was the last thing said."""
