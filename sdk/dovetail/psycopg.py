@@ -304,5 +304,8 @@ _REMEDIES: dict[str, tuple[type[errors.DovetailError], str]] = {
     ),
     "3F000": (errors.NotInstalled, "this database has no schema 'dovetail'; run `dovetail init`"),
     "42P01": (errors.NotInstalled, "this database lacks Dovetail's tables; run `dovetail init`"),
-    "42501": (errors.NotInstalled, "this role may not use Dovetail's tables; GRANT dovetail_app TO it"),
+    "42501": (
+        errors.NotInstalled,
+        "this role may not use Dovetail's tables, or no relay reads them; GRANT dovetail_app TO it, or `dovetail init`",
+    ),
 }

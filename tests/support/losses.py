@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import psycopg
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from dovetail_relay.setup.install import Plan, install
@@ -102,7 +102,24 @@ def checkpoint_overwritten(world: World, _writers: Writers) -> str:
     producer = Producer({"bootstrap.servers": world.endpoints.bootstrap_servers})
     producer.produce(world.settings().checkpoint_topic, b"no checkpoint", world.name.encode())
     assert producer.flush(10) == 0
+    # A transaction that a killed relay has left open would hide it from readers of what is committed.
+    reader = Consumer({"bootstrap.servers": world.endpoints.bootstrap_servers, "group.id": "newest"})
+    try:
+        place = TopicPartition(world.settings().checkpoint_topic, 0)
+        high = _high(world, place)
+        wait_until(lambda: reader.get_watermark_offsets(place, timeout=5)[1] == high, 40, "readers can see it")
+    finally:
+        reader.close()
     return "CHECKPOINT_LOST"
+
+
+def _high(world: World, place: TopicPartition) -> int:
+    servers = {"bootstrap.servers": world.endpoints.bootstrap_servers, "group.id": "newest"}
+    reader = Consumer(servers | {"isolation.level": "read_uncommitted"})
+    try:
+        return int(reader.get_watermark_offsets(place, timeout=5)[1])
+    finally:
+        reader.close()
 
 
 def set_topic(world: World, name: str, value: str) -> None:

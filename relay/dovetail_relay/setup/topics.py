@@ -137,10 +137,7 @@ def wanted_topics(settings: Settings, brokers: int) -> list[Topic]:
     for route in sorted(settings.routes.values(), key=lambda route: route.topic):
         own = route.replication_factor or copies
         asked = Topic(route.topic, route.partitions, own, {**_EVENTS_CONFIG, "min.insync.replicas": _in_sync(own)})
-        known = topics.setdefault(route.topic, asked)
-        if known.partitions < asked.partitions:
-            # Two routes into one topic: the larger wish, because partitions can only be added.
-            topics[route.topic] = asked
+        topics.setdefault(route.topic, asked)
     for name in settings.dead_letter_topics():
         kept = {**_EVENTS_CONFIG, "min.insync.replicas": _in_sync(copies)}
         topics.setdefault(name, Topic(name, 1, copies, kept))
