@@ -382,17 +382,17 @@ def test_a_message_that_halts_a_recovery_is_shown_and_can_be_passed_over(stack: 
 
 def test_a_command_that_a_halt_keeps_waiting_says_by_which(stack: Stack) -> None:
     with new_world(stack) as world:
+        world.environ[f"DOVETAIL_ROUTES__{world.name.upper()}__ON_STUCK"] = "halt"
         relay = world.relay().wait_streaming()
         (event_id,) = write(world, ("a", 1))
         wait_until(lambda: out(world) == [("a", 1)], 20, "it is out")
-        relay.terminate()
-        slot_dropped(world)
+        write_unencodable(world, "a")
+        relay.wait_for_log("relay_halted")
         replay = Command(world, "replay", "--id", event_id, "--yes", "--reason", "a test")
-        world.relay().wait_for_log("relay_halted")
         with psycopg.connect(world.endpoints.owner_dsn, autocommit=True) as connection:
             waits = "SELECT progress ->> 'waits_for' FROM dovetail.command WHERE kind = 'replay'"
             wait_until(
-                lambda: "SLOT_LOST" in str(connection.execute(waits).fetchone()), 30, "it is told what it waits for"
+                lambda: "POISON_HELD" in str(connection.execute(waits).fetchone()), 30, "it is told what it waits for"
             )
         replay.interrupt()
         replay.end()
