@@ -55,7 +55,7 @@ def intake_for(settings: Settings, session: LockSession, registry: BuiltinRegist
             time.sleep(_LOOK_AGAIN_SECONDS)
 
     intake = Intake(
-        tables=session.outbox_tables(*settings.outbox.schema_and_table, settings.outbox.publication),
+        tables=lambda: session.outbox_tables(*settings.outbox.schema_and_table, settings.outbox.publication),
         columns=settings.outbox.columns,
         mapper=mapper_for(settings.outbox.headers, settings.outbox.source, router, encoder),
         learn=learn,

@@ -12,8 +12,9 @@ import json
 import psycopg
 
 from dovetail_relay import rebase
+from dovetail_relay.desk.arguments import problem as wrong_with
 from dovetail_relay.desk.desk import KINDS
-from dovetail_relay.errors import Halt, RelayError
+from dovetail_relay.errors import Halt, PostgresUnavailable, RelayError
 from dovetail_relay.logs import log
 from dovetail_relay.publish.port import Publisher
 from dovetail_relay.recovery import Ground, Hands, Recovery, Refused
@@ -38,6 +39,9 @@ class Halted:
     def answered(self, halt: Halt, ground: Ground) -> bool:
         """Whether a command changed the ground. Raises what ends the reign."""
         for command in self._commands.active(*FOR_HALTED):
+            if (wrong := wrong_with(command.kind, command.arguments)) is not None:
+                self._fail(command, wrong)
+                continue
             try:
                 answer = self._accept if command.kind == "accept" else self._recover
                 if answer(command, halt, ground):
@@ -130,5 +134,8 @@ class Halted:
         return taken
 
     def _fail(self, command: Command, outcome: str, **facts: object) -> None:
-        self._commands.settle(command.id, "failed", outcome, **facts)
+        try:
+            self._commands.settle(command.id, "failed", outcome, **facts)
+        except PostgresUnavailable:
+            return  # somebody holds the audit log: with the next look
         log(LogEvent.COMMAND_SETTLED, outcome, command=command.id, state="failed")

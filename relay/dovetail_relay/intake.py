@@ -30,7 +30,7 @@ from dovetail_relay.nouns import (
     dead_letter_topic,
     text_of,
 )
-from dovetail_relay.parking import CRASH, Parking
+from dovetail_relay.parking import BEHIND, CRASH, Parking
 from dovetail_relay.route.headers import build, position_prefix, time_text, uuid_text
 from dovetail_relay.route.mapper import Mapper, Row
 from dovetail_relay.source.replication import KEEPALIVE
@@ -49,7 +49,7 @@ class Taken(Protocol):
 class Intake:
     """What streams becomes records in `ledger`. Not thread-safe. Raises PoisonHeld and OutboxAltered.
 
-    `tables` are those that rows of the outbox may stream from: itself, and its leaves, where somebody has turned
+    `tables()` are those that rows of the outbox may stream from: itself, and its leaves, where somebody has turned
     `publish_via_partition_root` off. They are known by number and by name: a transaction may have given one another
     name for a while, and one that is made again has another number. `learn(fingerprint)` loads a schema that is not
     known yet and says whether it was found.
@@ -58,7 +58,7 @@ class Intake:
     def __init__(
         self,
         *,
-        tables: Sequence[OutboxTable],
+        tables: Callable[[], Sequence[OutboxTable]],
         columns: Mapping[str, str],
         mapper: Mapper,
         learn: Callable[[bytes], bool],
@@ -66,8 +66,8 @@ class Intake:
         telemetry: Telemetry,
         max_row_bytes: int,
     ) -> None:
-        self._tables = {table.oid: table for table in tables}
-        self._names = frozenset((table.schema, table.name) for table in tables)
+        self._tables_now = tables
+        self._tables = {table.oid: table for table in tables()}
         self._columns = columns
         self._mapper = mapper
         self.learn = learn
@@ -118,7 +118,12 @@ class Intake:
         """
         self._unknown.clear()
         prefix = position_prefix(self._epoch if epoch is None else epoch, place.commit_lsn)
-        return self._record(cast("Row", row), prefix, place.nth)
+        try:
+            return self._record(cast("Row", row), prefix, place.nth)
+        except (StuckMessage, RelayError):
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `_taken`: it would end each leader that goes on with the command
+            raise _unhandled(error, cast("Row", row)) from None
 
     def let_go(self, hold: tuple[str, bytes]) -> None:
         """The queue of `hold` in the database is empty: what waits here goes out behind it."""
@@ -126,6 +131,9 @@ class Intake:
             self.parking.free(hold)
 
     def _record_or_none(self, parked: Parked) -> Record | None:
+        """What only waits behind another. A row that is stuck for itself is stuck still, whoever went before it."""
+        if parked.reason != BEHIND:
+            return None
         try:
             return self.record_of(parked.row, parked.place, None)
         except StuckMessage:
@@ -246,9 +254,13 @@ class Intake:
 
     def _learn_relation(self, relation: pgoutput.Relation) -> None:
         known = self._tables.get(relation.oid)
+        if known is None or (known.schema, known.name, known.columns) != relation[1:]:
+            # Somebody has altered a table: what counts is what it is by now.
+            self._tables = {table.oid: table for table in self._tables_now()}
+            known = self._tables.get(relation.oid)
         if known is not None:
             relation = pgoutput.as_now(relation, known, self._columns)
-        elif (relation.namespace, relation.name) not in self._names:
+        elif (relation.namespace, relation.name) not in {(table.schema, table.name) for table in self._tables.values()}:
             return  # another schema's table of the same name, or one that an administrator added
         self._readers[relation.oid] = pgoutput.row_reader(relation, self._columns, self._moment)
 
@@ -283,6 +295,9 @@ class Intake:
             return self._stuck(unhandled, row or _unreadable(unhandled, frame), place)
 
     def _record(self, row: Row, prefix: bytes, index: int) -> Record:
+        if row[6] == oversize.NOT_TAKEN_IN:
+            # Its payload is not there: as a record without one it would be a tombstone.
+            raise StuckMessage("its payload was never taken in", event_id=_id_text(row), reason="too_large")
         try:
             record = self._mapper.record(row, prefix, index)
         except UnknownFingerprint as unknown:

@@ -125,6 +125,9 @@ class Parking:
         if place in self.condemned:
             return _discarded(place, hold, row)
         state = _STATE_OF[self._policy(aggregatetype)]
+        if stuck.reason == CRASH and state is ParkedState.DEAD_LETTERED:
+            # A dead letter is handed to Kafka like any record: this row is not touched again.
+            state = ParkedState.PARKED
         letter = state is ParkedState.DEAD_LETTERED
         if hold in self.held or (letter and (topic is None or not self._can_be_dead_letter(stuck, hold, place))):
             state = ParkedState.PARKED

@@ -168,6 +168,7 @@ class Reign:
 
     def _assemble(self, machine: Machine) -> Pipeline:
         settings, given = self._settings, self._given
+        newborn = given.newborn()
         self._intake = intake_for(settings, self._session, given.registry, given.telemetry)
         machine.bookkeeper = bookkeeper_for(settings)
         rows = ParkedRows(self._session, settings.relay.name)
@@ -197,10 +198,11 @@ class Reign:
             topic_allowed=settings.topic_allowed,
             on_settled=machine.command_settled,
             on_written=machine.rests_on,
+            newborn=newborn,
         )
         self._session.listen("dovetail_command")
         desk.begin(machine.durable)
-        if given.newborn():
+        if newborn:
             self._suspect(pipeline)
         return pipeline
 
@@ -237,15 +239,18 @@ class Reign:
         if self._given.stopping():
             return
         if (bookkeeper := pipeline.machine.bookkeeper) is not None:
-            bookkeeper.began_at = self._session.clock() // BUCKET_SECONDS
+            bookkeeper.began_at = self._session.newest_time() // BUCKET_SECONDS
         self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None), write=True)
         log(LogEvent.RECOVERY_FINISHED, "published the rows that were there before the slot", events=self._backfilled)
 
     def _backfill_from(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> int | None:
         """Rows from `next_seq` on; None at their end or when told to stop, else where to begin again."""
         assert row.snapshot is not None  # noqa: S101 - a backfill was begun from it
-        delivery = self._settings.delivery
-        bounds = Bounds(delivery.batch_rows, delivery.batch_bytes, self._settings.outbox.max_row_bytes)
+        delivery, suspicion = self._settings.delivery, self._heart.suspicion
+        careful = suspicion is not None and suspicion.careful
+        bounds = Bounds(
+            1 if careful else delivery.batch_rows, delivery.batch_bytes, self._settings.outbox.max_row_bytes
+        )
         batches = backfill_rows(conninfo(self._settings, "relay"), row, next_seq, bounds, self._intake.stored_row)
         # The first fetch sorts all that is there: on the side thread, so that the lead is kept meanwhile.
         while (found := self._older(pipeline, lambda: next(batches, None))) is not None:
@@ -258,7 +263,9 @@ class Reign:
             )
             if self._given.stopping():
                 break
-            if pipeline.given_up != given_up:
+            if careful and suspicion is not None:
+                pipeline.be_careful(suspicion)
+            if pipeline.given_up != given_up or careful != (suspicion is not None and suspicion.careful):
                 return pipeline.machine.base.backfill or 0
             self._backfilled += len(rows.records)
             self._recovery.publishing(row, self._backfilled)

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from dovetail.psycopg import Inbox
 from dovetail_local.stack import Stack
 from support.operator import Command, audited, dovetail, run, run_page
-from support.stuck import write, write_unencodable
+from support.stuck import UNKNOWN, write, write_unencodable
 from support.topic import headers
 from support.waiting import wait_until
 from support.world import World, new_world, read_records
@@ -238,7 +238,7 @@ def test_an_event_that_could_not_go_out_says_why_and_what_to_type(world: World) 
         connection.execute("DELETE FROM dovetail.parked WHERE id = %s", (event_id,))
     code, out, said = dovetail(world, "replay", "--id", event_id, *GO)
     assert code == 0
-    assert "1 could not go out; the first of them: schema 0011" in out
+    assert f"1 could not go out; the first of them: schema {UNKNOWN.hex()}" in out
     assert "1 could not go out; next: take away the cause" in said
 
 

@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 
 from dovetail_local.stack import Stack
 from support.operator import dovetail, run
-from support.stuck import held_queue, out, parked, write, write_unencodable
+from support.stuck import UNKNOWN, held_queue, out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world
 
@@ -34,7 +34,7 @@ def test_what_is_parked_waits_or_was_given_up_says_so_and_what_to_type(world: Wo
     head, behind, *_ = held_queue(world)
     code, said, finding = dovetail(world, "status", head)
     assert (code, f"{head}: parked" in said) == (4, True)
-    assert "(schema): schema 0011" in said
+    assert f"(schema): schema {UNKNOWN.hex()}" in said
     assert "STUCK_MESSAGE: it is parked (schema); next: let its service register the schema" in finding
     assert f"then dovetail stuck release --id {head}" in finding
     code, said, finding = dovetail(world, "status", behind)

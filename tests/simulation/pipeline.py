@@ -140,7 +140,7 @@ class SimulatedIntake(Intake):
 
     def __init__(self, world: World, parking: Any) -> None:
         super().__init__(
-            tables=frozenset(), columns={}, mapper=Mapper(world), learn=lambda _: False, parking=parking,  # type: ignore[arg-type]
+            tables=list, columns={}, mapper=Mapper(world), learn=lambda _: False, parking=parking,  # type: ignore[arg-type]
             telemetry=EAR, max_row_bytes=1 << 20,
         )  # fmt: skip
         self._world = world

@@ -71,6 +71,10 @@ class RelayProcess:
     def wait_streaming(self, timeout: float = 30.0) -> RelayProcess:
         return self.wait_for_log("stream_started", timeout)
 
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
     def wait_ended(self, timeout: float = 30.0) -> int:
         """Its exit code; negative for a signal."""
         return self.process.wait(timeout)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from dovetail_relay.decode import pgoutput
+from dovetail_relay.decode.oversize import NOT_TAKEN_IN
 from dovetail_relay.encode.framing import Encoder
-from dovetail_relay.errors import PostgresUnavailable
+from dovetail_relay.errors import PostgresUnavailable, StuckMessage
 from dovetail_relay.intake import Intake
-from dovetail_relay.nouns import Checkpoint, Lsn, OutboxTable
+from dovetail_relay.nouns import Checkpoint, Lsn, OutboxTable, Place
 from dovetail_relay.parking import Parking
 from dovetail_relay.route.mapper import Mapper
 from dovetail_relay.route.router import Route, Router
@@ -48,7 +49,7 @@ def row(key: bytes, fingerprint: bytes) -> bytes:
 def intake(learn: Any) -> Intake:
     encoder = Encoder({KNOWN: b"\0\0\0\0\7"})
     made = Intake(
-        tables=[OutboxTable(OID, "dovetail", "outbox", COLUMNS)],
+        tables=lambda: [OutboxTable(OID, "dovetail", "outbox", COLUMNS)],
         columns={},
         mapper=Mapper(Router({"order": Route("orders")}), encoder),
         learn=learn,
@@ -96,3 +97,23 @@ def test_a_table_is_known_by_its_number_and_by_its_name_and_any_other_is_not_our
         batch = taken.ledger.seal(10, 1 << 20)
         assert (0 if batch is None else len(batch.records)) == count
     assert pgoutput.OUTBOX == ("dovetail", "outbox")
+
+
+def test_what_was_never_taken_in_is_no_record_whoever_asks_for_it() -> None:
+    """Without its payload it would be a tombstone."""
+    made = intake(lambda _: False)
+    values = [bytes(16), b"order", b"k", b"Placed", None, KNOWN, NOT_TAKEN_IN, b"\x01{}", 0]
+    with pytest.raises(StuckMessage) as caught:
+        made.record_of(tuple(values), Place(Lsn(1), 0), None)  # type: ignore[arg-type]
+    assert caught.value.reason == "too_large"
+
+
+def test_a_row_from_the_database_that_the_relay_cannot_handle_is_stuck_too() -> None:
+    def learn(_fingerprint: bytes) -> bool:
+        raise ZeroDivisionError("a value of the row")
+
+    values = (bytes(16), b"order", b"k", b"Placed", b"x", UNKNOWN, b"avro", b"\x01{}", 0)
+    with pytest.raises(StuckMessage) as caught:
+        intake(learn).record_of(values, Place(Lsn(1), 0), None)  # type: ignore[arg-type]
+    assert caught.value.reason == "crash"
+    assert "a value" not in str(caught.value)

@@ -263,6 +263,11 @@ def test_what_has_no_topic_has_none_for_dead_letters_either_and_is_held() -> Non
     assert parking.of_stuck(stuck, row_of("other"), Place(Lsn(2), 0), "T").state is ParkedState.DEAD_LETTERED
 
 
+def test_what_ends_the_process_is_no_dead_letter_which_is_handed_to_kafka_too() -> None:
+    stuck = StuckMessage("it has ended the process", event_id="1", reason="crash")
+    assert Parking(lambda _: "skip").of_stuck(stuck, row_of(), Place(Lsn(1), 0), "T").state is ParkedState.PARKED
+
+
 def test_a_key_that_had_no_route_is_held_once_it_has_one() -> None:
     parking = Parking(lambda _: "hold")
     no_route = StuckMessage("no route", event_id="1", reason="route")

@@ -25,6 +25,8 @@ from dovetail_relay.source.lead import LockSession
 from dovetail_relay.telemetry import LogEvent
 from dovetail_schemas.sql import queries
 
+# A message that ends the process when it is released would end every later one: the command is given up.
+MANY_ATTEMPTS: Final = 5
 KINDS: Final[tuple[Kind, ...]] = ("release", "discard", "replay")
 
 
@@ -42,6 +44,7 @@ class OperatorDesk:
         topic_allowed: Callable[[str], bool],
         on_settled: Callable[[], None],
         on_written: Callable[[Lsn], None],
+        newborn: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
@@ -52,6 +55,9 @@ class OperatorDesk:
         self._topic_allowed = topic_allowed
         self._on_settled = on_settled
         self._on_written = on_written
+        self._newborn = newborn
+        # Processes in a row that went on with the command and ended before one more step was done.
+        self._attempts: int | None = None
         self._clock = clock
         self._commands = Commands(session.connection, relay)
         self._command: Command | None = None
@@ -116,7 +122,9 @@ class OperatorDesk:
         self._command = command
         self._finished = False
         self._end = None
-        wrong = problem(command.kind, command.arguments)
+        went_on = command.state == "running" and self._newborn
+        self._attempts = int(command.progress.get("attempts") or 0) if went_on else None
+        wrong = problem(command.kind, command.arguments) or self._hopeless()
         if wrong is not None:
             self._settle("failed", wrong)
             return
@@ -130,6 +138,14 @@ class OperatorDesk:
             return
         make = Replay if command.kind == "replay" else Release
         self._task = make(command, self._session, self._relay, self._intake, self._counts)
+
+    def _hopeless(self) -> str | None:
+        if self._attempts is None or self._attempts < MANY_ATTEMPTS:
+            return None
+        return (
+            f"{self._attempts} processes in a row ended at its next step; what it has done stays; next: dovetail stuck "
+            "show tells of the message, dovetail stuck discard gives it up"
+        )
 
     def _drop(self) -> None:
         self._command = self._task = self._end = None
@@ -152,6 +168,10 @@ class OperatorDesk:
         self._waits = False
         rate = command.arguments.get("rate")
         most = self._most if rate is None else max(1, min(self._most, int(rate)))
+        if self._attempts is not None:
+            # Durable before a row is touched that may be what ends the process.
+            self._commands.progress(command.id, attempts=self._attempts + 1)
+            self._attempts = None
         work = task.step(self._number + 1, most, self._most_bytes)
         if work is None:
             self._finish()
@@ -180,7 +200,7 @@ class OperatorDesk:
             return
         task.committed(step.step)
         self._counts.take({name: value for name, value in plan.items() if name != "step"})
-        self._commands.progress(command.id, **plan, planned=None)
+        self._commands.progress(command.id, **plan, planned=None, attempts=None)
         self._plan = None
         self._settled()
 

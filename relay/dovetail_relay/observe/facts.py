@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from dovetail_relay.nouns import Checkpoint, Lsn
+from dovetail_relay.source.commands import FOR_HALTED
 
 # Who said how many events are behind: the relay that leads, the outbox table (an upper bound), the positions alone.
 LagSource = Literal["relay", "outbox", "positions", "unknown"]
@@ -21,6 +22,12 @@ TYPED: Final[Mapping[str, str]] = {
     "recover": "dovetail recover",
     "accept": "dovetail relay accept",
 }
+
+
+def next_of(kind: str, state: str) -> str:
+    """What to type to see a command's end, and to end it where it can be: a recovery that has begun goes to its end."""
+    ends = "" if kind in FOR_HALTED and state != "pending" else ", or --withdraw to end it"
+    return f"{TYPED[kind]} --follow{ends}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +85,9 @@ class Underway:
     created_at: datetime
 
     @property
-    def typed(self) -> str:
-        """What an operator types for its kind."""
-        return TYPED[self.kind]
+    def next(self) -> str:
+        """What an operator types to see its end."""
+        return next_of(self.kind, self.state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,8 +241,8 @@ def _process(seen: Seen) -> str:
 def _command(command: Underway) -> str:
     since = command.created_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     waits = "; it goes on only when told to, and others wait for it" if command.state == "paused" else ""
-    then = f"{command.typed} --follow, or --withdraw to end it"
-    return f"{command.id} ({command.kind}) of {command.actor}, asked for {since}, {command.state}{waits}; next: {then}"
+    asked = f"{command.id} ({command.kind}) of {command.actor}, asked for {since}"
+    return f"{asked}, {command.state}{waits}; next: {command.next}"
 
 
 def _books(seen: Seen) -> str:

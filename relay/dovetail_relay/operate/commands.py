@@ -18,7 +18,7 @@ from psycopg import errors as pg
 
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import ServerUnreachable
-from dovetail_relay.observe.facts import TYPED
+from dovetail_relay.observe.facts import TYPED, next_of
 from dovetail_relay.observe.process import look
 from dovetail_relay.operate.problems import CommandUnderWay
 from dovetail_relay.setup.connect import Session, one, rows, session
@@ -222,5 +222,5 @@ def _under_way(connection: Session, relay: str, kind: Kind) -> CommandUnderWay:
     since = other.created_at.isoformat(timespec="seconds")
     return CommandUnderWay(
         f"command {other.id} ({other.kind}) of {other.actor}, {other.state} since {since}, comes first",
-        remedy=f"{TYPED[other.kind]} --follow, or --withdraw to end it",
+        remedy=next_of(other.kind, other.state),
     )

@@ -42,13 +42,14 @@ class Outlook:
 
 
 class _Row:
-    """One row that may be missing; kept small."""
+    """One row that may be missing; kept small. It was not published before `since`."""
 
-    __slots__ = ("aggregatetype", "created")
+    __slots__ = ("aggregatetype", "created", "since")
 
-    def __init__(self, aggregatetype: str, created: float) -> None:
+    def __init__(self, aggregatetype: str, created: float, since: float) -> None:
         self.aggregatetype = aggregatetype
         self.created = created
+        self.since = since
 
 
 def outlook(settings: Settings, seen: Diagnosis) -> Outlook:
@@ -60,7 +61,7 @@ def outlook(settings: Settings, seen: Diagnosis) -> Outlook:
     found.rows = len(waiting)
     types = {row.aggregatetype for row in waiting.values()}
     topics = readback.topics_of_rows(settings, types, seen.recorded)
-    since = min(max(min((row.created for row in waiting.values()), default=0.0), 0.0), time.time())
+    since = min(max(min((row.since for row in waiting.values()), default=0.0), 0.0), time.time())
     out = _published(settings, topics, since, waiting, found, strays=not horizon and not settings.outbox.messages)
     left: list[_Row] = []
     for event_id, row in waiting.items():
@@ -133,7 +134,7 @@ def _rows(connection: psycopg.Connection[Any], horizon: int) -> dict[UUID, _Row]
         cursor.execute(queries["recovery_rows"], {"horizon": horizon})
         for row in cursor:
             kind = types.setdefault(row["aggregatetype"], row["aggregatetype"])
-            found[row["id"]] = _Row(kind, row["created"])
+            found[row["id"]] = _Row(kind, row["created"], row["since"])
     return found
 
 

@@ -258,8 +258,8 @@ class LockSession:
         ahead = (xid - int(xmax)) & _XID_MASK
         return ahead > _XID_MASK >> 1 and xid not in {int(each) & _XID_MASK for each in running.split(",") if each}
 
-    def clock(self) -> int:
-        """The server's time, in whole seconds since 1970."""
+    def newest_time(self) -> int:
+        """Behind which no event of the outbox is dated yet, in whole seconds since 1970 by the server's clock."""
         return int(self.rows(queries["relay_clock"], {})[0]["seconds"])
 
     def mark_started(self) -> None:

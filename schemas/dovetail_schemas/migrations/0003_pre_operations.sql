@@ -181,6 +181,17 @@ ALTER TABLE dovetail.relay
     ADD COLUMN recovery_horizon  bigint,
     ADD COLUMN recovery_command  bigint;
 
+-- The newest day, since 1970, whose rows stand in a leaf of the ring.
+CREATE FUNCTION dovetail.day_of(bucket smallint) RETURNS bigint
+LANGUAGE sql STABLE SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT today - (today % 9 - bucket + 9) % 9
+    FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint / 86400 AS today) AS clock
+$$;
+REVOKE ALL ON FUNCTION dovetail.day_of(smallint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION dovetail.day_of(smallint) TO dovetail_relay, dovetail_operator;
+
 -- What a recovery has read back from the topics. Not logged: it is read again after a crash.
 CREATE UNLOGGED TABLE dovetail.recovery_seen (
     relay    text NOT NULL,

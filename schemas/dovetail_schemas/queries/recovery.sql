@@ -6,8 +6,9 @@ SELECT pg_drop_replication_slot(%(slot)s)
 -- The new beginning, in one statement: from here on the relay's row says that a recovery is under way. The epoch comes
 -- after every one that the row or the checkpoint has known, so positions only grow. Where no checkpoint tells which of
 -- the rows that wait were parked by a batch that committed, they are judged again among all that may be missing: what
--- stands before them in their key would come to stand behind. What is being discarded stays, and so does a key's queue
--- with a row in it that has ended the relay's process.
+-- stands before them in their key would come to stand behind. A queue stays as it is where any of its rows does: one that
+-- is being discarded, that has ended the relay's process, or that no row of the outbox stands for. Else what was before
+-- that row would come to stand behind it.
 WITH judged_again AS (
     DELETE FROM dovetail.parked USING dovetail.outbox
     WHERE %(judge_again)s AND parked.relay = %(relay)s AND parked.state = 'parked' AND NOT parked.discard
@@ -18,9 +19,13 @@ WITH judged_again AS (
                 BETWEEN 1 AND 2147483647
         )
         AND NOT EXISTS (
-            SELECT FROM dovetail.parked AS feared
-            WHERE feared.relay = parked.relay AND feared.state = 'parked' AND feared.reason = 'crash'
-                AND (feared.hold_topic, feared.hold_key) = (parked.hold_topic, parked.hold_key)
+            SELECT FROM dovetail.parked AS stays
+            WHERE stays.relay = parked.relay AND stays.state = 'parked'
+                AND (stays.hold_topic, stays.hold_key) = (parked.hold_topic, parked.hold_key)
+                AND (
+                    stays.reason = 'crash' OR stays.discard
+                    OR NOT EXISTS (SELECT FROM dovetail.outbox AS event WHERE event.id = stays.id)
+                )
         )
 )
 UPDATE dovetail.relay
@@ -40,9 +45,13 @@ SET publication_fingerprint = %(fingerprint)s, partition_counts = partition_coun
 WHERE name = %(relay)s
 
 -- name: recovery_candidates
--- Before anything is read back: since when rows may be missing, as Unix seconds, and what kinds of them there are.
+-- Before anything is read back: since when rows may be missing, as Unix seconds, and what kinds of them there are. When a
+-- row was made is its service's word; on which day it was written, its leaf knows.
 SELECT count(*) AS rows, array_agg(DISTINCT aggregatetype) AS aggregatetypes,
-    least(greatest(extract(epoch FROM min(created_at)), 0), extract(epoch FROM clock_timestamp()))::float8 AS since
+    least(
+        greatest(extract(epoch FROM min(created_at)), 0), extract(epoch FROM clock_timestamp()),
+        min(dovetail.day_of(bucket)) * 86400
+    )::float8 AS since
 FROM dovetail.unpublished(%(relay)s, %(horizon)s, %(snapshot)s::pg_snapshot)
 
 -- name: recovery_forget
@@ -72,7 +81,8 @@ SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_id,
 
 -- name: recovery_rows
 -- Rows that may be missing, in the order of their writing, for a look that changes nothing. For a server-side cursor.
-SELECT id, aggregatetype, extract(epoch FROM created_at)::float8 AS created
+SELECT id, aggregatetype, extract(epoch FROM created_at)::float8 AS created,
+    least(extract(epoch FROM created_at), dovetail.day_of(bucket) * 86400)::float8 AS since
 FROM dovetail.outbox
 WHERE xid >= %(horizon)s::text::xid8
 ORDER BY seq

@@ -62,6 +62,8 @@ WHERE seq = ANY (ARRAY(
     WHERE old.relay = %(relay)s
         AND old.state IN ('discarded', 'dead_lettered')
         AND old.parked_at < to_timestamp(%(before)s)
+        -- The leaf may not have been emptied yet: a recovery would take the event for one that is missing.
+        AND NOT EXISTS (SELECT FROM dovetail.outbox AS event WHERE event.id = old.id)
     LIMIT %(most)s
 ))
 
