@@ -46,7 +46,7 @@ test-versions: $(STAMP) ## Run the server tiers and the kills on PostgreSQL 15, 
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS) --postgres-version 15 --kafka-version 3.9.1 --kills 20 $(ARGS)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS) --brokers 3 --kills 20 $(ARGS)
 
-test-full: $(STAMP) ## Run the tests that need root: disks that run full, and memory that ends
+test-full: $(STAMP) test-faults ## Run the faults, and the tests that need root: full disks, and memory that ends
 	$(BIN)/python -m pytest tests/full $(ARGS)
 
 lint: $(STAMP) ## Format check, ruff, import layers, size gate
