@@ -20,8 +20,8 @@ BEGIN
     IF found IS NULL THEN
         RAISE EXCEPTION 'dovetail.publish: type "%" has no schema in this database', left(newest_schema.type, 80)
             USING ERRCODE = 'undefined_object',
-                HINT = 'Register one first, from Python: dovetail.register(conn, …) at start-up or deployment. JSON for a '
-                    'route with value = "passthrough" needs none: dovetail.publish_json.';
+                HINT = 'Register one first, from Python: dovetail.register(conn, …) at start-up or deployment. JSON for '
+                    'a route with value = "passthrough" needs none: dovetail.publish_json.';
     END IF;
     RETURN found;
 END
@@ -64,8 +64,9 @@ END
 $$;
 
 -- What the table's constraints would refuse, in words that do not quote the row.
-CREATE FUNCTION dovetail.check_event(aggregatetype text, aggregateid text, type text, headers jsonb, id uuid)
-RETURNS void
+CREATE FUNCTION dovetail.check_event(
+    aggregatetype text, aggregateid text, type text, has_payload boolean, headers jsonb, id uuid
+) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -74,25 +75,28 @@ DECLARE
         CASE WHEN aggregatetype IS NULL THEN 'aggregatetype' END,
         CASE WHEN aggregateid IS NULL THEN 'aggregateid' END,
         CASE WHEN type IS NULL THEN 'type' END,
+        CASE WHEN NOT has_payload THEN 'payload' END,
         CASE WHEN headers IS NULL THEN 'headers' END,
         CASE WHEN id IS NULL THEN 'id' END
     ], ', ');
-    argument record;
+    wrong text := CASE
+        WHEN octet_length(aggregatetype) NOT BETWEEN 1 AND 200
+            THEN format('aggregatetype has %s bytes; 1 to 200 are allowed', octet_length(aggregatetype))
+        WHEN octet_length(aggregateid) NOT BETWEEN 1 AND 1024
+            THEN format('aggregateid has %s bytes; 1 to 1024 are allowed', octet_length(aggregateid))
+        WHEN octet_length(type) NOT BETWEEN 1 AND 255
+            THEN format('type has %s bytes; 1 to 255 are allowed', octet_length(type))
+    END;
 BEGIN
     IF missing <> '' THEN
         RAISE EXCEPTION 'dovetail.publish: % must not be NULL', missing
             USING ERRCODE = 'null_value_not_allowed',
                 HINT = 'Leave headers and id out for their defaults; the key of the event is aggregateid.';
     END IF;
-    FOR argument IN
-        SELECT limits.name, octet_length(limits.value) AS bytes, limits.most
-        FROM (VALUES ('aggregatetype', aggregatetype, 200), ('aggregateid', aggregateid, 1024), ('type', type, 255))
-            AS limits (name, value, most)
-        WHERE octet_length(limits.value) NOT BETWEEN 1 AND limits.most
-    LOOP
-        RAISE EXCEPTION 'dovetail.publish: % has % bytes; 1 to % are allowed', argument.name, argument.bytes, argument.most
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'dovetail.publish: %', wrong
             USING ERRCODE = 'invalid_parameter_value', HINT = 'The aggregate id is the key of the record.';
-    END LOOP;
+    END IF;
     IF id = '00000000-0000-0000-0000-000000000000' THEN
         RAISE EXCEPTION 'dovetail.publish: the nil UUID cannot be an event id'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave id out, and one is made.';
@@ -117,11 +121,7 @@ LANGUAGE plpgsql VOLATILE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM dovetail.check_event(aggregatetype, aggregateid, type, headers, id);
-    IF payload IS NULL THEN
-        RAISE EXCEPTION 'dovetail.publish: payload must not be NULL'
-            USING ERRCODE = 'null_value_not_allowed', HINT = 'An event without fields has the payload {}.';
-    END IF;
+    PERFORM dovetail.check_event(aggregatetype, aggregateid, type, payload IS NOT NULL, headers, id);
     INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers)
     VALUES (
         publish.id, publish.aggregatetype, publish.aggregateid, publish.type, convert_to(publish.payload::text, 'UTF8'),
@@ -144,11 +144,7 @@ LANGUAGE plpgsql VOLATILE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM dovetail.check_event(aggregatetype, aggregateid, type, headers, id);
-    IF payload IS NULL THEN
-        RAISE EXCEPTION 'dovetail.publish: payload must not be NULL'
-            USING ERRCODE = 'null_value_not_allowed', HINT = 'JSON has a null of its own: ''null''.';
-    END IF;
+    PERFORM dovetail.check_event(aggregatetype, aggregateid, type, payload IS NOT NULL, headers, id);
     INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, encoding, headers)
     VALUES (
         publish_json.id, publish_json.aggregatetype, publish_json.aggregateid, publish_json.type,
@@ -159,8 +155,8 @@ END
 $$;
 
 REVOKE ALL ON FUNCTION dovetail.newest_schema(text), dovetail.check_headers(jsonb),
-    dovetail.check_event(text, text, text, jsonb, uuid), dovetail.publish(text, text, text, jsonb, jsonb, uuid),
+    dovetail.check_event(text, text, text, boolean, jsonb, uuid), dovetail.publish(text, text, text, jsonb, jsonb, uuid),
     dovetail.publish_json(text, text, text, json, jsonb, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION dovetail.newest_schema(text), dovetail.check_headers(jsonb),
-    dovetail.check_event(text, text, text, jsonb, uuid), dovetail.publish(text, text, text, jsonb, jsonb, uuid),
+    dovetail.check_event(text, text, text, boolean, jsonb, uuid), dovetail.publish(text, text, text, jsonb, jsonb, uuid),
     dovetail.publish_json(text, text, text, json, jsonb, uuid) TO dovetail_app;
