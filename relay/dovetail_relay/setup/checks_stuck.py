@@ -17,8 +17,8 @@ _MOST_COUNTED: Final = 10_000
 
 def standing(server: Server) -> Iterator[Finding]:
     """Nothing is published while a relay stands before a message: its process is up, and all else is well."""
-    found = one(server.connection, queries["setup_standing"], {"relay": server.settings.relay.name})
-    event, reason = (found["id"], found["reason"]) if found else ("", "")
+    found = one(server.connection, queries["observe_halting"], {"relay": server.settings.relay.name})
+    event, reason = (found["halting"], found["reason"]) if found else ("", "")
     yield judge(
         "dovetail.halted",
         good=found is None,

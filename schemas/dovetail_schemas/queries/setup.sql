@@ -138,7 +138,7 @@ SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE slot_type = 'p
 SELECT ssl, version FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid();
 
 -- name: setup_messages
--- Whether init told the writers that messages are read. By way of JSON, because an older database has no such column.
+-- Whether the writers were told that messages are read. By way of JSON, because an older database has no such column.
 SELECT coalesce((to_jsonb(relay) ->> 'messages')::boolean, false) AS messages
 FROM dovetail.relay AS relay WHERE name = %(relay)s;
 
@@ -197,7 +197,3 @@ WHERE a.attrelid = 'dovetail.outbox'::regclass AND a.attnum > 0 AND NOT a.attisd
 SELECT has_any_column_privilege('dovetail_app', 'dovetail.outbox', 'INSERT') AS may_publish,
        EXISTS (SELECT FROM dovetail.outbox) AS holds_rows,
        EXISTS (SELECT FROM dovetail.relay WHERE snapshot IS NOT NULL) AS read;
-
--- name: setup_standing
--- The message that a relay stands before, the oldest first: it is halted, or will be as soon as it runs.
-SELECT id::text AS id, reason FROM dovetail.parked WHERE relay = %(relay)s AND state = 'halting' ORDER BY seq LIMIT 1;
