@@ -19,8 +19,11 @@ from dovetail_relay.source.lead import LockSession, lock_key
 from dovetail_relay.source.replication import SlotBusy, open_stream
 from dovetail_relay.telemetry import Telemetry
 from dovetail_schemas.avro import Codec
-from dovetail_schemas.sql import migrations
+from support.outbox_database import outbox_database
+from support.roles import admit_logins
 from support.waiting import wait_until
+
+__all__ = ["outbox_database"]
 
 Open = Callable[..., LockSession]
 
@@ -199,21 +202,18 @@ def test_a_transaction_has_ended_once_others_can_see_what_it_did(session: Open, 
         assert leader.has_ended(xid)
 
 
-def test_a_schema_is_looked_for_until_its_transaction_can_be_seen(database: Endpoints, session: Open) -> None:
+def test_a_schema_is_looked_for_until_its_transaction_can_be_seen(outbox_database: Endpoints, session: Open) -> None:
     """A commit streams before others see it: the relay reads the event while its schema is not there for it yet."""
-    with psycopg.connect(database.superuser_dsn, autocommit=True) as owner:
-        for migration in migrations():
-            owner.execute(migration.sql)
-        owner.execute("GRANT dovetail_relay TO relay")
-    codec, leader = Codec("string"), session()
-    with psycopg.connect(database.superuser_dsn) as writer:
+    admit_logins(outbox_database)
+    codec, leader = Codec("string"), session(endpoints=outbox_database)
+    with psycopg.connect(outbox_database.owner_dsn) as writer:
         writer.execute(
             "INSERT INTO dovetail.event_schema (fingerprint, schema_id, definition) VALUES (%s, %s, %s)",
             (codec.fingerprint, codec.schema_id, codec.normalised),
         )
         row = writer.execute("SELECT pg_current_xact_id()::xid::text").fetchone()
         assert row is not None
-        settings = load(None, {**database.environment(), "DOVETAIL_KAFKA__BOOTSTRAP_SERVERS": "localhost:1"})
+        settings = load(None, {**outbox_database.environment(), "DOVETAIL_KAFKA__BOOTSTRAP_SERVERS": "localhost:1"})
         intake = intake_for(settings, leader, BuiltinRegistry(), Telemetry())
         intake.xid = int(row[0])
         # Bound once: what the relay asks for each fingerprint that it does not know.
@@ -224,3 +224,26 @@ def test_a_schema_is_looked_for_until_its_transaction_can_be_seen(database: Endp
             writer.commit()
             assert found.result(timeout=10)
     assert not intake.learn(b"u" * 16)
+
+
+def test_the_newest_time_is_that_of_an_event_that_is_dated_ahead_and_never_waited_for(
+    outbox_database: Endpoints, session: Open
+) -> None:
+    admit_logins(outbox_database)
+    leader = session(endpoints=outbox_database)
+    with psycopg.connect(outbox_database.owner_dsn, autocommit=True) as owner:
+        row = owner.execute("SELECT floor(extract(epoch FROM now()))::bigint").fetchone()
+        assert row is not None
+        now: int = row[0]
+        assert now <= leader.newest_time() <= now + 60
+        for ahead in ("1 hour", "2 days", "-1 hour"):
+            owner.execute(
+                "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, created_at)"
+                " VALUES (gen_random_uuid(), 'order', 'k', 'Placed', '', now() + %s::interval)",
+                (ahead,),
+            )
+        assert now + 3600 <= leader.newest_time() <= now + 3660
+        with owner.transaction():
+            owner.execute("LOCK TABLE dovetail.outbox IN ACCESS EXCLUSIVE MODE")
+            assert leader.newest_time() <= now + 60
+        assert now + 3600 <= leader.newest_time()

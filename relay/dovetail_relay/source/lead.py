@@ -24,9 +24,9 @@ from dovetail_relay.source.publication import publication_fingerprint
 from dovetail_relay.source.replication import SlotBusy, server_error
 from dovetail_schemas.sql import queries
 
-# SQLSTATEs of an object that is not there: init has not run, or not since this release.
 _LOCK_TIMEOUT = "55P03"
 _XID_MASK = 0xFFFFFFFF
+# SQLSTATEs of an object that is not there: init has not run, or not since this release.
 _NOT_INITIALISED = {"42P01": "table", "3F000": "schema", "42703": "column"}
 
 
@@ -259,8 +259,15 @@ class LockSession:
         return ahead > _XID_MASK >> 1 and xid not in {int(each) & _XID_MASK for each in running.split(",") if each}
 
     def newest_time(self) -> int:
-        """Behind which no event of the outbox is dated yet, in whole seconds since 1970 by the server's clock."""
-        return int(self.rows(queries["relay_clock"], {})[0]["seconds"])
+        """Behind which no event of the outbox is dated yet, in whole seconds since 1970 by the server's clock.
+
+        Where a second is not enough to tell, in a large table without a summary of its times, the clock alone.
+        """
+        now = int(self.rows(queries["relay_clock"], {})[0]["seconds"])
+        with suppress(PostgresUnavailable, psycopg.Error), self._connection.transaction():
+            self.rows(queries["ring_quickly"], {})
+            return max(now, int(self.rows(queries["relay_dated_ahead"], {})[0]["seconds"]))
+        return now
 
     def mark_started(self) -> None:
         """From now on an empty checkpoint topic is CHECKPOINT_LOST."""

@@ -156,11 +156,14 @@ SET starts = 0, starts_at = NULL, suspect_lsn = NULL, suspect_index = NULL, susp
 WHERE name = %(relay)s AND (starts > 0 OR suspect_lsn IS NOT NULL)
 
 -- name: relay_clock
--- By the clock that events are dated with, or by the newest of them that was dated ahead, up to a day.
-SELECT floor(extract(epoch FROM greatest(clock_timestamp(), (
-    SELECT max(created_at) FROM dovetail.outbox
-    WHERE created_at > clock_timestamp() AND created_at < clock_timestamp() + interval '1 day'
-))))::bigint AS seconds
+-- By the clock that events are dated with.
+SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS seconds
+
+-- name: relay_dated_ahead
+-- When the newest event is dated that is dated ahead, up to a day; 0 without one. By the BRIN index.
+SELECT coalesce(floor(extract(epoch FROM max(created_at)))::bigint, 0) AS seconds
+FROM dovetail.outbox
+WHERE created_at > clock_timestamp() AND created_at < clock_timestamp() + interval '1 day'
 
 -- name: session_durable
 -- What this session commits survives a crash of the server, whatever the default of the role or the database is.
