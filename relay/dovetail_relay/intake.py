@@ -38,6 +38,8 @@ from dovetail_relay.telemetry import Telemetry
 from dovetail_schemas.headers import STUCK_MESSAGE, STUCK_REASON, STUCK_TOPIC
 
 _NO_UUID = bytes(16)
+# Errors that are named already, and one that the next row would meet as well.
+_NOT_THE_ROWS = (RelayError, MalformedMessage, MemoryError)
 
 
 class Taken(Protocol):
@@ -120,7 +122,7 @@ class Intake:
         prefix = position_prefix(self._epoch if epoch is None else epoch, place.commit_lsn)
         try:
             return self._record(cast("Row", row), prefix, place.nth)
-        except (StuckMessage, RelayError):
+        except _NOT_THE_ROWS:
             raise
         except Exception as error:  # noqa: BLE001 - as in `_taken`: it would end each leader that goes on with the command
             raise _unhandled(error, cast("Row", row)) from None
@@ -288,7 +290,7 @@ class Intake:
             return (record, None) if waits is None else (None, waits)
         except StuckMessage as stuck:
             return self._stuck(stuck, row or _unreadable(stuck, frame), place)
-        except (RelayError, MalformedMessage):
+        except _NOT_THE_ROWS:
             raise
         except Exception as error:  # noqa: BLE001 - ours, and the same at each start: it must not hold up all others
             unhandled = _unhandled(error, row)

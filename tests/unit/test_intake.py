@@ -77,11 +77,12 @@ def test_a_row_that_makes_the_relay_fail_is_parked_with_its_key_and_the_rest_goe
     assert "a value of the row" not in batch.parked[0].message
 
 
-def test_a_database_that_is_away_is_nobodys_row() -> None:
+@pytest.mark.parametrize("trouble", [PostgresUnavailable("gone"), MemoryError()], ids=["database", "memory"])
+def test_what_the_next_row_would_meet_as_well_is_no_rows_fault(trouble: Exception) -> None:
     def learn(_fingerprint: bytes) -> bool:
-        raise PostgresUnavailable("gone")
+        raise trouble
 
-    with pytest.raises(PostgresUnavailable):
+    with pytest.raises(type(trouble)):
         intake(learn).take([begin(100), relation(), row(b"b", UNKNOWN)])
 
 
