@@ -44,7 +44,7 @@ def footprint(rig: Rig, starts: int = 5) -> Footprint:
         relay.stop()
     relay = rig.relay()
     relay.wait_streaming()
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(SETTLE_SECONDS)  # what the start has left to do is none of what it costs to be idle
     cpu = relay.cpu_seconds()
     time.sleep(IDLE_SECONDS)  # what is measured is what it does meanwhile
     spent = relay.cpu_seconds() - cpu

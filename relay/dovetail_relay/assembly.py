@@ -52,7 +52,7 @@ def intake_for(settings: Settings, session: LockSession, registry: BuiltinRegist
                 return True
             if seen or time.monotonic() > deadline:
                 return False
-            time.sleep(_LOOK_AGAIN_SECONDS)
+            time.sleep(_LOOK_AGAIN_SECONDS)  # the server tells nobody when a commit can be seen
 
     intake = Intake(
         tables=lambda: session.outbox_tables(*settings.outbox.schema_and_table, settings.outbox.publication),

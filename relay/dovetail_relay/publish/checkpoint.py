@@ -126,7 +126,7 @@ class CheckpointReader:
                     # A topic that was just made, or a broker that has just gone: another one leads in a moment.
                     if time.monotonic() > deadline:
                         raise
-                    time.sleep(_LEADER_PAUSE_SECONDS)
+                    time.sleep(_LEADER_PAUSE_SECONDS)  # the brokers tell nobody when they have elected one
 
     def _read(self, timeout: float) -> Checkpoint | None:
         deadline = time.monotonic() + timeout

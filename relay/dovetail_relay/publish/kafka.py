@@ -327,7 +327,7 @@ def _destroy(grave: list[Producer]) -> None:
     # The frames that used it last may still be returning: only the last reference destroys, and that must be ours.
     # One reference is the list's, one is getrefcount's own argument.
     while sys.getrefcount(grave[0]) > 2:
-        time.sleep(0.05)
+        time.sleep(0.05)  # nothing tells when a frame lets its reference go
     grave.clear()
 
 
