@@ -74,7 +74,7 @@ class Pipeline:
         self.stream: ReplicationStream | None = None
         self.in_flight: InFlight | None = None
         self.horizon = machine.durable.horizon
-        self._drained = True
+        self.drained = True  # whether the last read emptied the socket: only then is waiting for it right
         self._first_waiting_at = 0.0
         self._committed_at = 0.0
         self._checkpoint_at = clock()
@@ -117,11 +117,6 @@ class Pipeline:
         self._suspicion = suspicion if suspicion.careful else None
         self._intake.before_each = suspicion.before_each if suspicion.careful else None
         self._limits = Limits(1, self._full.bytes, 0.0) if suspicion.careful else self._full
-
-    @property
-    def drained(self) -> bool:
-        """Whether the last read emptied the socket: only then is waiting for it right."""
-        return self._drained
 
     def wait_seconds(self) -> float:
         """How long the loop may sleep at most before there is something to do without any socket's word."""
@@ -184,7 +179,7 @@ class Pipeline:
 
     def _read(self, stream: ReplicationStream) -> bool:
         frames = stream.read(READ_LIMIT if self._suspicion is None else 1, self._limits.bytes)
-        self._drained = stream.drained
+        self.drained = stream.drained
         if frames:
             if not self.ledger.rows:
                 self._first_waiting_at = self._clock()
@@ -279,6 +274,8 @@ class Pipeline:
         if (outcome := self._publisher.send(flight.batch.records)) is not None:
             self._recycle(flight, outcome)
         else:
+            if self._suspicion is not None:
+                self._suspicion.handed_over()
             self._side.submit(partial(self._publisher.settle, flight.checkpoint, write=flight.write))
 
     def _write_parked(self, batch: Batch) -> None:

@@ -1,9 +1,11 @@
 """A row that ends the relay's process, for example in a library's C code, is found by counting and parked.
 
 A leader notes in the database where it begins, and that it came on from there. Where several in a row have begun at one
-place and never came on, the next takes the rows one by one, and notes each before it touches it. The row at which the
-process ended twice is parked unseen. A kill by hand at the same row twice looks the same: `dovetail stuck release` lets
-that row go.
+place and never came on, the next takes the rows one by one, and notes each before it touches it. A row is to blame and
+parked unseen once three processes ended while they had it in hand, or eight between its note and its commit.
+
+Whoever kills relays at random hits the first row of a process now and then: it takes the longest, and most of that in
+Kafka's hands. Three kills within the millisecond before look like poison: `dovetail stuck release` lets the row go.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from dovetail_schemas.sql import queries
 
 # A crash loop of an orchestrator gets here within a minute; a few kills by hand do not.
 MANY_STARTS: Final = 5
-# How often the process must have ended at one row before that row is to blame.
-TWICE: Final = 2
+# How many processes must have ended at one row before that row is to blame: while they had it in hand, or at all.
+IN_HAND: Final = 3
+AT_ALL: Final = 8
 
 
 class Suspicion:
@@ -30,6 +33,8 @@ class Suspicion:
         self._relay = relay
         self._began_at: str | None = None
         self._left = 0
+        self._ended_at: Place | None = None
+        self._in_hand = False
         self.feared: Place | None = None
 
     @property
@@ -38,14 +43,21 @@ class Suspicion:
         return self._left > 0
 
     def begin(self, durable: Checkpoint, *, rows_ahead: int) -> None:
-        """A new process leads and will take rows from `durable` on; `rows_ahead` may have been in memory before."""
+        """A new process leads and will take rows from `durable` on; `rows_ahead` may have been in memory before.
+
+        A search that an earlier process began goes on where that one ended.
+        """
         self._began_at = _place_text(durable)
         row = self._session.rows(queries["relay_began"], {"relay": self._relay, "at": self._began_at})[0]
         lsn = row["suspect_lsn"]
-        if lsn is not None and row["suspect_starts"] >= TWICE:
-            self.feared = Place(parse_lsn(lsn), row["suspect_index"])
+        if lsn is not None:
+            self._ended_at = Place(parse_lsn(lsn), row["suspect_index"])
+            starts, lived = row["suspect_starts"], row["suspect_lived"]
+            if starts - lived >= IN_HAND or starts >= AT_ALL:
+                self.feared = self._ended_at
         if lsn is not None or row["starts"] >= MANY_STARTS:
-            self._left = rows_ahead
+            # The row at which it ended is looked at again.
+            self._left = rows_ahead if row["suspect_left"] is None else row["suspect_left"] + 1
             log(
                 LogEvent.LOOKING_FOR_POISON,
                 "processes ended here before: rows are taken one by one",
@@ -58,8 +70,15 @@ class Suspicion:
         if place != self.feared:
             self._session.rows(
                 queries["relay_suspects"],
-                {"relay": self._relay, "lsn": lsn_text(place.commit_lsn), "nth": place.nth},
+                {"relay": self._relay, "lsn": lsn_text(place.commit_lsn), "nth": place.nth, "left": self._left},
             )
+        self._in_hand = place == self._ended_at
+
+    def handed_over(self) -> None:
+        """The row is with the Kafka client, and the process lives: worth a note where one has ended at it before."""
+        if self._in_hand:
+            self._in_hand = False
+            self._session.rows(queries["relay_lived"], {"relay": self._relay})
 
     def look(self, durable: Checkpoint) -> None:
         """Called now and then: once there is progress, and the search is over, the notes are taken back."""

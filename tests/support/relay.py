@@ -71,6 +71,12 @@ class RelayProcess:
     def wait_streaming(self, timeout: float = 30.0) -> RelayProcess:
         return self.wait_for_log("stream_started", timeout)
 
+    def last_words(self) -> str:
+        """How it is and the end of its log, for whoever reads of a failure."""
+        if self._last_words is not None:
+            return "\n".join(["a relay that the test ended:", *self._last_words[-20:]])
+        return f"a relay with exit code {self.process.poll()}:\n{self.log()[-4000:]}"
+
     @property
     def ended(self) -> bool:
         return self.process.poll() is not None

@@ -131,7 +131,28 @@ class World:
         with psycopg.connect(self.endpoints.owner_dsn) as connection:
             row = connection.execute("SELECT count(*) FROM dovetail.outbox").fetchone()
         assert row is not None
-        wait_until_there(self.endpoints.bootstrap_servers, self.topic, row[0], patience)
+        try:
+            wait_until_there(self.endpoints.bootstrap_servers, self.topic, row[0], patience)
+        except AssertionError as error:
+            for relay in self.relays[-2:]:
+                error.add_note(relay.last_words())
+            error.add_note(f"partition → (end for all, end of what is committed): {self._ends()}; {self._parked()}")
+            raise
+
+    def _ends(self) -> dict[int, list[int]]:
+        """Where a partition ends for a reader of each isolation level: apart, an open transaction is between them."""
+        ends: dict[int, list[int]] = {}
+        for isolation in ("read_uncommitted", "read_committed"):
+            with reader(self.endpoints.bootstrap_servers, self.topic, isolation) as (consumer, partitions):
+                for partition in partitions:
+                    edge = consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=10)
+                    ends.setdefault(partition, []).append(edge[1])
+        return ends
+
+    def _parked(self) -> str:
+        with psycopg.connect(self.endpoints.owner_dsn) as connection:
+            rows = connection.execute("SELECT reason, count(*) FROM dovetail.parked GROUP BY 1").fetchall()
+        return f"parked: {dict(rows)}"
 
     def books(self, rolled_back: Sequence[str] = ()) -> Books:
         return check(self.table(), self.read_topic(), rolled_back)

@@ -177,6 +177,10 @@ ALTER TABLE dovetail.relay
     ADD COLUMN suspect_lsn       pg_lsn,
     ADD COLUMN suspect_index     bigint,
     ADD COLUMN suspect_starts    integer NOT NULL DEFAULT 0,
+    -- How often a process lived until that row was in the Kafka client's hands.
+    ADD COLUMN suspect_lived     integer NOT NULL DEFAULT 0,
+    -- How many rows are still to be looked at one by one.
+    ADD COLUMN suspect_left      bigint,
     -- A recovery that has begun: from which transaction on rows may be missing, and the command that asked for it.
     ADD COLUMN recovery_horizon  bigint,
     ADD COLUMN recovery_command  bigint;

@@ -138,7 +138,7 @@ WHERE id = encode(%(id)s::bytea, 'hex')::uuid AND seq = %(seq)s
 UPDATE dovetail.relay
 SET starts = CASE WHEN starts_at = %(at)s THEN starts + 1 ELSE 1 END, starts_at = %(at)s
 WHERE name = %(relay)s
-RETURNING starts, suspect_lsn::text AS suspect_lsn, suspect_index, suspect_starts
+RETURNING starts, suspect_lsn::text AS suspect_lsn, suspect_index, suspect_starts, suspect_lived, suspect_left
 
 -- name: relay_suspects
 -- The row that is taken in next: if the process ends now, it was this one.
@@ -146,13 +146,23 @@ UPDATE dovetail.relay
 SET suspect_starts = CASE
         WHEN suspect_lsn = %(lsn)s::pg_lsn AND suspect_index = %(nth)s THEN suspect_starts + 1 ELSE 1
     END,
-    suspect_lsn = %(lsn)s::pg_lsn, suspect_index = %(nth)s
+    suspect_lived = CASE
+        WHEN suspect_lsn = %(lsn)s::pg_lsn AND suspect_index = %(nth)s THEN suspect_lived ELSE 0
+    END,
+    suspect_lsn = %(lsn)s::pg_lsn, suspect_index = %(nth)s, suspect_left = %(left)s
+WHERE name = %(relay)s
+
+-- name: relay_lived
+-- The suspected row is in the hands of the Kafka client, and the process lives.
+UPDATE dovetail.relay
+SET suspect_lived = suspect_lived + 1
 WHERE name = %(relay)s
 
 -- name: relay_acquitted
 -- Nothing ended the process.
 UPDATE dovetail.relay
-SET starts = 0, starts_at = NULL, suspect_lsn = NULL, suspect_index = NULL, suspect_starts = 0
+SET starts = 0, starts_at = NULL, suspect_lsn = NULL, suspect_index = NULL, suspect_starts = 0,
+    suspect_lived = 0, suspect_left = NULL
 WHERE name = %(relay)s AND (starts > 0 OR suspect_lsn IS NOT NULL)
 
 -- name: relay_clock
