@@ -26,7 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## Run the main job on real servers and print the books
 	$(BIN)/dovetail demo $(ARGS)
 
-# Of the tier that breaks servers a short mix and the wire proof are in `test`, the rest is in `test-faults`.
+# Of the tier that breaks things and takes its time a short mix and the wire proof are in `test`, the rest in `test-faults`.
 BREAKING := $(filter-out tests/faults/test_mix.py tests/faults/test_wire.py,$(wildcard tests/faults/test_*.py))
 test: $(STAMP) ## Run every test tier that Python packages alone can serve, four files at a time
 	$(BIN)/python -m pytest -n 4 --dist loadfile $(BREAKING:%=--ignore=%) $(ARGS)
