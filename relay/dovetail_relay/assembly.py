@@ -16,7 +16,6 @@ from dovetail_relay.registry.builtin import BuiltinRegistry
 from dovetail_relay.route.dialects import mapper_for
 from dovetail_relay.routing import router_of
 from dovetail_relay.source.lead import LockSession
-from dovetail_relay.source.replication import server_error
 from dovetail_relay.telemetry import LogEvent, Telemetry
 
 # A commit streams before others see it, and while it waits for a synchronous standby that can take long. Well within a
@@ -34,7 +33,7 @@ def intake_for(settings: Settings, session: LockSession, registry: BuiltinRegist
         try:
             learned = registry.sync(session.connection)
         except psycopg.Error as error:
-            raise server_error(error, "event_schema") from error
+            raise session.refusal(error, "event_schema") from error
         for row in learned:
             log(LogEvent.SCHEMA_LEARNED, "learned a schema", schema_id=row.schema_id)
         schema = registry.known(fingerprint)

@@ -20,7 +20,6 @@ from dovetail_relay.publish.port import Publisher
 from dovetail_relay.recovery import Ground, Hands, Recovery, Refused
 from dovetail_relay.setup.shape import unfit
 from dovetail_relay.source.commands import FOR_HALTED, Command, Commands
-from dovetail_relay.source.replication import server_error
 from dovetail_relay.telemetry import LogEvent
 from dovetail_schemas.sql import queries
 
@@ -34,7 +33,7 @@ class Halted:
         self._recovery = recovery
         self._publisher = publisher
         self._on_step = hands.on_step
-        self._commands = Commands(hands.session.connection, hands.settings.relay.name)
+        self._commands = Commands(hands.session.connection, hands.settings.relay.name, refusal=hands.session.refusal)
 
     def answered(self, halt: Halt, ground: Ground) -> bool:
         """Whether a command changed the ground. Raises what ends the reign."""
@@ -110,7 +109,7 @@ class Halted:
                     command.id, "done", "recorded what is there now", publication=now, partitions=changed
                 )
         except psycopg.Error as error:
-            raise server_error(error, "recording the publication and the partitions") from error
+            raise self._session.refusal(error, "recording the publication and the partitions") from error
         self._on_step("accepted")
         log(LogEvent.COMMAND_SETTLED, "recorded what is there now", command=command.id, partitions=changed)
         return True
@@ -122,7 +121,7 @@ class Halted:
         except LookupError as error:
             problem = str(error)
         except psycopg.Error as error:
-            raise server_error(error, "looking at the publication") from error
+            raise self._session.refusal(error, "looking at the publication") from error
         if problem:
             raise Refused(f"the publication is not fit: {problem}; next: dovetail doctor")
 

@@ -96,7 +96,7 @@ class Recovery:
         self._hands = hands
         self._settings = hands.settings
         self._connection = hands.session.connection
-        self._commands = Commands(self._connection, hands.settings.relay.name)
+        self._commands = Commands(self._connection, hands.settings.relay.name, refusal=hands.session.refusal)
         self._said_at = 0.0
         self._blocked_by: list[str] = []
 
@@ -227,7 +227,7 @@ class Recovery:
                 if row.recovery_command is not None:
                     self._commands.settle(row.recovery_command, "done", outcome, **{**progress, "phase": "over"})
         except psycopg.Error as error:
-            raise server_error(error, "ending the recovery") from error
+            raise self._hands.session.refusal(error, "ending the recovery") from error
         log(LogEvent.RECOVERY_FINISHED, outcome, command=row.recovery_command, epoch=row.epoch)
 
     def _next(self, sightings: Any) -> list[readback.Sighting] | None:
@@ -267,7 +267,7 @@ class Recovery:
             cursor = self._connection.execute(queries[query], {"relay": self._settings.relay.name, **params})
             return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
-            raise server_error(error, query) from error
+            raise self._hands.session.refusal(error, query) from error
 
 
 def _outcome(progress: dict[str, Any], row: RelayRow) -> str:

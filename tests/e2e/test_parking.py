@@ -261,6 +261,17 @@ def test_a_locked_table_is_named_with_its_holder_and_parking_goes_on_behind_it(w
     assert parked(world) == [("bad", "schema"), ("bad", "behind")]
 
 
+def test_whoever_holds_the_commands_is_named_too(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    with psycopg.connect(world.endpoints.owner_dsn, application_name="a lunch") as connection:
+        connection.execute("LOCK TABLE dovetail.command IN ACCESS EXCLUSIVE MODE")
+        said = f"dovetail.command is locked by pid {connection.info.backend_pid} of user"
+        wait_until(lambda: said in relay.log(), 30, "who is in the way is said")
+        connection.rollback()
+    write(world, ("good", 1))
+    wait_until(lambda: out(world) == [("good", 1)], 30, f"it goes on; the log:\n{relay.log()[-2000:]}")
+
+
 def test_rows_that_were_there_before_the_slot_are_parked_too(stack: Stack) -> None:
     with new_world(stack) as world:
         world.forget_the_slot()

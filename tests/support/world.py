@@ -136,10 +136,10 @@ class World:
         except AssertionError as error:
             for relay in self.relays[-2:]:
                 error.add_note(relay.last_words())
-            error.add_note(f"partition → (end for all, end of what is committed): {self._ends()}; {self._parked()}")
+            error.add_note(f"partition → (end for all, end of what is committed): {self.ends()}; {self._parked()}")
             raise
 
-    def _ends(self) -> dict[int, list[int]]:
+    def ends(self) -> dict[int, list[int]]:
         """Where a partition ends for a reader of each isolation level: apart, an open transaction is between them."""
         ends: dict[int, list[int]] = {}
         for isolation in ("read_uncommitted", "read_committed"):

@@ -8,7 +8,7 @@ lost the lock can settle nothing. What was asked for is in the audit log before,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -71,11 +71,21 @@ def audit(
 
 
 class Commands:
-    """The commands of one relay. Not thread-safe: it works on the leader's lock session."""
+    """The commands of one relay. Not thread-safe: it works on the leader's lock session.
 
-    def __init__(self, connection: psycopg.Connection[Any], relay: str) -> None:
+    `refusal` makes a named error of what the server said, as the session does: with who holds the table.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        relay: str,
+        *,
+        refusal: Callable[[psycopg.Error, str], Exception] = server_error,
+    ) -> None:
         self._connection = connection
         self._relay = relay
+        self._refusal = refusal
 
     def active(self, *kinds: Kind) -> list[Command]:
         """Those that are not settled, oldest first."""
@@ -99,8 +109,8 @@ class Commands:
         """
         try:
             with self._connection.transaction():
-                self._rows(queries["command_patience"], {})
-                found = self._rows(
+                self._ask(queries["command_patience"], {})
+                found = self._ask(
                     queries["command_settle"],
                     {
                         "id": command_id,
@@ -116,13 +126,16 @@ class Commands:
                         after=after,
                     )  # fmt: skip
         except psycopg.Error as error:
-            raise server_error(error, f"settling command {command_id}") from error
+            raise self._refusal(error, f"settling command {command_id}") from error
         return bool(found)
 
     def _rows(self, query: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
         try:
-            with self._connection.cursor(row_factory=dict_row) as cursor:
-                cursor.execute(query, params)
-                return cursor.fetchall() if cursor.description else []
+            return self._ask(query, params)
         except psycopg.Error as error:
-            raise server_error(error, "dovetail.command") from error
+            raise self._refusal(error, "dovetail.command") from error
+
+    def _ask(self, query: Any, params: dict[str, Any]) -> list[dict[str, Any]]:
+        with self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(query, params)
+            return cursor.fetchall() if cursor.description else []
