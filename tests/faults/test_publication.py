@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from confluent_kafka import Message
 
 from dovetail_local.stack import Stack
 from support.operator import dovetail
+from support.own_table import NAMES, debezium, insert
 from support.relay import RelayProcess
 from support.waiting import wait_until
-from support.world import World, new_world
+from support.world import World, new_world, read_records
 
 
 @pytest.fixture
@@ -24,6 +26,10 @@ def world(stack: Stack) -> Iterator[World]:
 def execute(world: World, statement: str) -> None:
     with psycopg.connect(world.endpoints.owner_dsn, autocommit=True) as connection:
         connection.execute(statement)  # type: ignore[arg-type]
+
+
+def records(world: World) -> list[Message]:
+    return read_records(world.endpoints.bootstrap_servers, world.topic)
 
 
 def halted(relay: RelayProcess) -> bool:
@@ -70,6 +76,28 @@ def test_a_dropped_publication_is_made_again_by_what_the_doctor_says_and_every_e
     books = world.books()
     assert books.ok, str(books)
     assert {row["status"] for row in checked(world)[1].values()} <= {"ok", "warn"}
+
+
+def test_a_dropped_publication_of_another_table_is_made_again_by_what_the_doctor_says(stack: Stack) -> None:
+    with debezium(stack, "text", NAMES) as world:
+        world.environ[f"DOVETAIL_ROUTES__{world.name.upper()}__VALUE"] = "passthrough"
+        world.init()
+        relay = world.relay().wait_streaming()
+        insert(world, NAMES, "before", "1")
+        wait_until(lambda: len(records(world)) == 1, 20, "it is published")
+        execute(world, f"DROP PUBLICATION {world.settings().outbox.publication}")
+        wait_until(lambda: halted(relay), 20, f"the relay halts:\n{relay.log()[-1500:]}")
+        insert(world, NAMES, "meanwhile", "2")
+        statement, accept, again = checked(world)[1]["dovetail.publication"]["next"].split("; ")
+        execute(world, statement)
+        code, out, err = dovetail(world, *accept.split()[2:], "--reason", "it was dropped", "--yes")
+        assert code == 0, out + err
+        wait_until(lambda: relay.get("/readyz")[0] == 200, 20, f"the relay goes on:\n{relay.log()[-2500:]}")
+        assert again == "insert again what was written meanwhile"
+        insert(world, NAMES, "meanwhile", "2")
+        insert(world, NAMES, "after", "3")
+        wait_until(lambda: len(records(world)) == 3, 20, f"all is out:\n{relay.log()[-2500:]}")
+        assert sorted(record.value() for record in records(world)) == [b"1", b"2", b"3"]
 
 
 def test_a_publication_of_another_shape_is_put_right_by_what_the_doctor_says(world: World) -> None:
