@@ -53,6 +53,10 @@ class Session:
     def connection(self) -> Session:
         return self
 
+    def refusal(self, error: Exception, _what: str) -> Exception:
+        """Nothing here speaks in psycopg's errors."""
+        return error
+
     def rows(self, query: str, params: Mapping[str, Any]) -> Found:
         """One statement. The server refuses it where the session has ended."""
         if not self._relay.leads:
