@@ -58,14 +58,15 @@ class Parking:
         self.refused: dict[Place, str] = {}
         self._refusals: Counter[Place] = Counter()
         self.closed: dict[str, str] = {}
-        # The row that has ended the relay's process: it is not touched again.
-        self.feared: Place | None = None
+        # Rows that have ended the relay's process: they are not touched again.
+        self.feared: set[Place] = set()
         self.busy = False
 
-    def begin(self, held: Iterable[Hold], condemned: Iterable[Place]) -> None:
+    def begin(self, held: Iterable[Hold], condemned: Iterable[Place], feared: Iterable[Place] = ()) -> None:
         """A stream begins: what the database says is held, which no row that was only in memory may add to."""
         self.held = set(held)
         self.condemned = frozenset(condemned)
+        self.feared.update(feared)
         self._look()
 
     def refuse(self, place: Place, code: str) -> None:
@@ -97,7 +98,7 @@ class Parking:
 
     def before(self, place: Place, event_id: str) -> None:
         """Whether a row may be touched at all. Raises StuckMessage."""
-        if place == self.feared:
+        if place in self.feared:
             raise StuckMessage("it has ended the relay's process each time", event_id=event_id, reason=CRASH)
 
     def of_record(self, record: Record, row: OutboxRow, place: Place, event_id: str) -> Parked | None:

@@ -114,9 +114,10 @@ class Pipeline:
 
     def be_careful(self, suspicion: Suspicion) -> None:
         """Take rows one by one while that is called for, and each as far as into Kafka before the next."""
-        self._suspicion = suspicion if suspicion.careful else None
-        self._intake.before_each = suspicion.before_each if suspicion.careful else None
-        self._limits = Limits(1, self._full.bytes, 0.0) if suspicion.careful else self._full
+        careful = suspicion.goes_on()
+        self._suspicion = suspicion if careful else None
+        self._intake.before_each = suspicion.before_each if careful else None
+        self._limits = Limits(1, self._full.bytes, 0.0) if careful else self._full
 
     def wait_seconds(self) -> float:
         """How long the loop may sleep at most before there is something to do without any socket's word."""
@@ -178,6 +179,8 @@ class Pipeline:
     # -- stream → ledger ----------------------------------------------------------------------------------------------
 
     def _read(self, stream: ReplicationStream) -> bool:
+        if self._suspicion is not None:
+            self.be_careful(self._suspicion)
         frames = stream.read(READ_LIMIT if self._suspicion is None else 1, self._limits.bytes)
         self.drained = stream.drained
         if frames:
@@ -189,8 +192,6 @@ class Pipeline:
                 # What was committed before the event that halts us goes out first; nothing is read behind it.
                 self._halt = halt
             self._telemetry.progress(received_lsn=stream.received)
-            if self._suspicion is not None:
-                self.be_careful(self._suspicion)
         return bool(frames)
 
     # -- ledger → Kafka -----------------------------------------------------------------------------------------------
@@ -258,7 +259,9 @@ class Pipeline:
             return
         self._write_parked(batch)
         checkpoint = self.machine.propose(batch, horizon=self.horizon)
-        self._dispatch(InFlight(batch, checkpoint, self._clock(), write=write or not self._lazy))
+        # A search for poison comes on only as far as the checkpoint does.
+        write = write or not self._lazy or self._suspicion is not None
+        self._dispatch(InFlight(batch, checkpoint, self._clock(), write=write))
         if self.ledger.rows:
             self._first_waiting_at = self._clock()
 

@@ -193,13 +193,14 @@ class Recovery:
         strays = Strays(found["since"], wanted=self._may_have_strays(row))
         read = 0
         sightings = readback.published(self._settings, topics, found["since"])
-        while found["rows"] and (seen := self._next(sightings)) is not None:
+        while found["sought"] and (seen := self._next(sightings)) is not None:
             if self._hands.stopping():
                 return False
             if seen:
                 self._note(seen, strays)
                 read += len(seen)
             self._tell(row, phase="reading the topics", read=read)
+        self._execute("recovery_doubt")
         missing = self._hands.aside(lambda: self._ask("recovery_missing", row))
         if missing is None:
             return False

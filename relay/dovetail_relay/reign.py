@@ -210,8 +210,9 @@ class Reign:
         """The first reign of this process: have others before it ended where it begins?"""
         batch_rows = self._settings.delivery.batch_rows
         suspicion = self._heart.suspicion = Suspicion(self._session, self._settings.relay.name)
-        suspicion.begin(pipeline.machine.durable, rows_ahead=2 * batch_rows + READ_LIMIT)
-        self._intake.parking.feared = suspicion.feared
+        suspicion.begin(pipeline.machine.durable, rows_ahead=2 * (batch_rows + READ_LIMIT))
+        if suspicion.feared is not None:
+            self._intake.parking.feared.add(suspicion.feared)
         pipeline.be_careful(suspicion)
 
     # -- rows that were there before the slot --------------------------------------------------------------------------
@@ -227,12 +228,12 @@ class Reign:
             self._recovery.finish(row)
 
     def _publish_older(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> None:
-        # The desk may have condemned the very row before which the last reign halted.
-        pipeline.restart()
         if row.recovery_horizon is not None:
             self._given.state.waiting("recovering", "nothing: wait, or follow it with dovetail recover --follow")
             if not self._recovery.read_back(row):
                 return
+        # The desk may have condemned the very row before which the last reign halted; a queue may have come to its end.
+        pipeline.restart()
         while (after := self._backfill_from(pipeline, row, next_seq)) is not None:
             # Not all of it: rows or topics were refused, and are known now.
             next_seq = after

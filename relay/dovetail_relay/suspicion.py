@@ -34,7 +34,7 @@ class Suspicion:
         self._began_at: str | None = None
         self._left = 0
         self._ended_at: Place | None = None
-        self._in_hand = False
+        self._noted = self._in_hand = False
         self.feared: Place | None = None
 
     @property
@@ -56,8 +56,7 @@ class Suspicion:
             if starts - lived >= IN_HAND or starts >= AT_ALL:
                 self.feared = self._ended_at
         if lsn is not None or row["starts"] >= MANY_STARTS:
-            # The row at which it ended is looked at again.
-            self._left = rows_ahead if row["suspect_left"] is None else row["suspect_left"] + 1
+            self._left = row["suspect_left"] or rows_ahead
             log(
                 LogEvent.LOOKING_FOR_POISON,
                 "processes ended here before: rows are taken one by one",
@@ -66,13 +65,19 @@ class Suspicion:
 
     def before_each(self, place: Place) -> None:
         """This row is next. Durable before it is touched."""
-        self._left -= 1
+        self._noted = True
         if place != self.feared:
             self._session.rows(
                 queries["relay_suspects"],
                 {"relay": self._relay, "lsn": lsn_text(place.commit_lsn), "nth": place.nth, "left": self._left},
             )
         self._in_hand = place == self._ended_at
+
+    def goes_on(self) -> bool:
+        """Asked once the row noted last is through: whether the next one is to be noted too."""
+        self._left -= self._noted
+        self._noted = False
+        return self.careful
 
     def handed_over(self) -> None:
         """The row is with the Kafka client, and the process lives: worth a note where one has ended at it before."""

@@ -42,7 +42,7 @@ def _key_not_held(patch: Patch) -> None:
 
 def _hold_forgotten_by_a_new_stream(patch: Patch) -> None:
     real = Parking.begin
-    patch.setattr(Parking, "begin", lambda self, _held, condemned: real(self, (), condemned))
+    patch.setattr(Parking, "begin", lambda self, _held, *others: real(self, (), *others))
 
 
 def _hold_of_an_unrouted_type_forgotten(patch: Patch) -> None:

@@ -226,6 +226,7 @@ class Relay:
 
     def _publish_older(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> Iterator[None]:
         seen = self._read_back() if row.recovery_horizon is not None else set()
+        pipeline.restart()
         while True:
             given_up = pipeline.given_up
             # One snapshot of the table for the whole of it.
@@ -370,7 +371,9 @@ class Relay:
         self._strike("read back")
         if self.world.deadly and self.chance() < 0.1:
             self.world.lose_slot()
-        return {what if what >= 0 else -1 - what for what in self.world.broker.visible()}
+        seen = {what if what >= 0 else -1 - what for what in self.world.broker.visible()}
+        self.database.tables.settle_doubt(seen)
+        return seen
 
     def _finish_recovery(self, row: RelayRow) -> None:
         self._touch()

@@ -26,6 +26,7 @@ _READS = frozenset(
     (
         "parked_held",
         "parked_condemned",
+        "parked_feared",
         "parked_counts",
         "parked_topics",
         "parked_written_at",

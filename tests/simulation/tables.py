@@ -231,11 +231,24 @@ class Tables:
         return []
 
     def _unmark(self, params: Mapping[str, Any]) -> Found:
+        if params["backfill"] and self._database.row.recovery_horizon is not None:
+            return []
         for row in self._of("parked"):
             step = row["step"]
             if step is not None and not (row["command"] == params["command"] and step <= params["step"]):
                 self._set(row, step=None, discard=False)
         return []
+
+    def settle_doubt(self, seen: set[int]) -> None:
+        """`recovery_doubt`: rows of a step in doubt that are in the topics wait no longer."""
+        doubtful = [row for row in self._of("parked") if row["step"] is not None]
+        for row in doubtful:
+            if row["n"] in seen:
+                del self.parked[row["seq"]]
+            else:
+                self._set(row, step=None, discard=False)
+        if doubtful:
+            self.wrote()
 
     def _let_go(self, params: Mapping[str, Any]) -> Found:
         for row in self._of("parked"):
@@ -351,6 +364,7 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
     "desk_queue": Tables._queue,
     "desk_mark": Tables._mark,
     "desk_unmark": Tables._unmark,
+    "parked_feared": Tables._nothing,
     "desk_let_go": Tables._let_go,
     "desk_still_held": Tables._still_held,
     "desk_still_stuck": Tables._still_stuck,
@@ -373,6 +387,7 @@ _OF_PARKED: Final = frozenset(
         "parked_drop_passed",
         "parked_held",
         "parked_condemned",
+        "parked_feared",
         "parked_topics",
         "desk_queue",
         "desk_unmark",

@@ -1,7 +1,7 @@
 """A relay that has a flaw: `python -m support.poisoned`, told by its environment.
 
-`SLOW` names a file: while it exists, a flush does not end. At a row whose key is POISON, `POISONED=kill` ends the
-process in the Kafka client, and `POISONED=raise` fails in the relay's own code.
+`SLOW` names a file: while it exists, a flush does not end. At a row whose key holds POISON, `POISONED=kill` ends the
+process in the Kafka client, `POISONED=intake` while its record is made, and `POISONED=raise` fails in the relay's code.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dovetail_relay.config import load
 from dovetail_relay.intake import Intake
 from dovetail_relay.logs import log
 from dovetail_relay.nouns import Record
+from dovetail_relay.publish.at_least_once import AtLeastOncePublisher
 from dovetail_relay.publish.kafka import KafkaPublisher
 from dovetail_relay.publish.port import Outcome
 from dovetail_relay.service import main
@@ -32,17 +33,32 @@ def slow(step: str) -> None:
         wait_until(lambda: not file.exists(), 60, "it flows again")
 
 
+def _kill_at(publisher: Any) -> None:
+    send = publisher.send
+
+    def killed(self: Any, records: list[Record]) -> Outcome | None:
+        if any(POISON in record.key for record in records):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return send(self, records)  # type: ignore[no-any-return]
+
+    publisher.send = killed
+
+
 def poisoned() -> None:
     how = os.environ.get("POISONED")
     if how == "kill":
-        send = KafkaPublisher.send
+        for publisher in (KafkaPublisher, AtLeastOncePublisher):
+            _kill_at(publisher)
+    elif how == "intake":
+        make_it = Intake._record
 
-        def killed(self: KafkaPublisher, records: list[Record]) -> Outcome | None:
-            if any(POISON in record.key for record in records):
+        def ending(self: Intake, row: Any, prefix: bytes, index: int) -> Record:
+            if POISON in row[2]:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return send(self, records)
+            return make_it(self, row, prefix, index)
 
-        KafkaPublisher.send = killed  # type: ignore[method-assign]
+        Intake._record = ending  # type: ignore[method-assign]
+        Intake._take_rows = lambda self, frames: None if self.ledger.skipping else self._take_one_by_one(frames)  # type: ignore[method-assign]
     elif how == "raise":
         make = Intake._record
 

@@ -28,6 +28,8 @@ from dovetail_schemas.sql import queries
 # A message that ends the process when it is released would end every later one: the command is given up.
 MANY_ATTEMPTS: Final = 5
 KINDS: Final[tuple[Kind, ...]] = ("release", "discard", "replay")
+# Numbers in a command's progress that count no events.
+_NO_COUNTS: Final = frozenset({"step", "attempts"})
 
 
 class OperatorDesk:
@@ -78,7 +80,7 @@ class OperatorDesk:
         step = durable.command or CommandStep(0, 0)
         done = {"relay": self._relay, "command": step.id, "step": step.step}
         self._session.rows(queries["desk_let_go"], done)
-        self._session.rows(queries["desk_unmark"], done)
+        self._session.rows(queries["desk_unmark"], {**done, "backfill": durable.backfill is not None})
         for command in self._commands.active(*KINDS):
             plan = command.progress.get("planned")
             if command.id == step.id and plan and plan["step"] == step.step:
@@ -129,7 +131,7 @@ class OperatorDesk:
             self._settle("failed", wrong)
             return
         self._counts = Counts()
-        self._counts.take({name: value for name, value in command.progress.items() if name != "step"})
+        self._counts.take({name: value for name, value in command.progress.items() if name not in _NO_COUNTS})
         self._number = int(command.progress.get("step", 0))
         self._not_before = 0.0
         topic = command.arguments.get("topic")
@@ -239,9 +241,14 @@ def end_in_doubt(commands: Commands) -> None:
         plan = command.progress.get("planned")
         if plan:
             before, after = command.progress.get("published", 0), plan.get("published", 0)
+            found = (
+                "dovetail status ID tells of each, then ask again for what is missing"
+                if command.kind == "replay"
+                else "what the recovery finds in the topics waits no longer; dovetail stuck list shows the rest"
+            )
             commands.settle(
                 command.id,
                 "failed",
                 f"the checkpoint is lost, and with it whether the newest step went out: {before} or {after} events are "
-                "published; next: dovetail status ID tells of each, then ask again for what is missing",
+                f"published; next: {found}",
             )

@@ -93,9 +93,9 @@ class Release:
                 self._stay(seq, hold, StuckMessage(f"Kafka refuses it: {code}", event_id="", reason=REFUSED))
             elif hold[0] in topics:
                 self._stay(seq, hold, StuckMessage(f"topic {hold[0]} {topics[hold[0]]}", event_id="", reason=TOPIC))
-        self._session.rows(
-            queries["desk_unmark"], {"relay": self._chosen["relay"], "command": self._id, "step": -1}
-        )  # nothing of this step was committed
+        # Nothing of this step was committed.
+        step = {"relay": self._chosen["relay"], "command": self._id, "step": -1, "backfill": False}
+        self._session.rows(queries["desk_unmark"], step)
 
     def waits(self) -> bool:
         # Rows that the relay passes over where it stood before them.

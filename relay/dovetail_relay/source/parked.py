@@ -89,6 +89,11 @@ class ParkedRows:
         for row in self._session.rows(queries["parked_condemned"], {"relay": self._relay}):
             yield Place(parse_lsn(row["commit_lsn"]), row["index"])
 
+    def feared(self) -> Iterator[Place]:
+        """Rows that the relay stands before because they have ended its process."""
+        for row in self._session.rows(queries["parked_feared"], {"relay": self._relay}):
+            yield Place(parse_lsn(row["commit_lsn"]), row["index"])
+
     def counts(self) -> tuple[int, int, int]:
         """(messages, keys) that wait now, MOST_COUNTED at most, and before how many messages the relay stands."""
         row = self._session.rows(queries["parked_counts"], {"relay": self._relay, "most": MOST_COUNTED})[0]

@@ -63,10 +63,14 @@ FROM last CROSS JOIN LATERAL (
 WHERE parked.seq = next.seq
 
 -- name: desk_unmark
--- Steps that never committed: their rows wait as before, in the queues that their command has begun.
+-- Steps that never committed: their rows wait as before, in the queues that their command has begun. Where a recovery is
+-- still to read the topics, the checkpoint may have been lost, and recovery_doubt settles it by them.
 UPDATE dovetail.parked SET step = NULL, discard = false
 WHERE relay = %(relay)s AND state = 'parked' AND step IS NOT NULL
     AND NOT (command = %(command)s AND step <= %(step)s)
+    AND NOT (
+        %(backfill)s AND EXISTS (SELECT FROM dovetail.relay WHERE name = %(relay)s AND recovery_horizon IS NOT NULL)
+    )
 
 -- name: desk_let_go
 -- A step was committed: what it published is no longer parked, and what it discarded is kept as that.

@@ -62,6 +62,12 @@ SELECT DISTINCT hold_topic, hold_key FROM dovetail.parked WHERE relay = %(relay)
 -- Where the relay passes over a row because an operator said so.
 SELECT commit_lsn::text AS commit_lsn, index FROM dovetail.parked WHERE relay = %(relay)s AND state = 'condemned'
 
+-- name: parked_feared
+-- Where the relay stands before a row that has ended its process: it is not tried again.
+SELECT commit_lsn::text AS commit_lsn, index
+FROM dovetail.parked
+WHERE relay = %(relay)s AND state IN ('halting', 'condemned') AND reason = 'crash'
+
 -- name: parked_counts
 -- For the metrics: how many messages wait, how many keys are held, and before how many the relay stands. It is the
 -- leader's own connection: of a queue of millions only so many are counted as take no time.

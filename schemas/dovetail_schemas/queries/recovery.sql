@@ -47,12 +47,29 @@ WHERE name = %(relay)s
 -- name: recovery_candidates
 -- Before anything is read back: since when rows may be missing, as Unix seconds, and what kinds of them there are. When a
 -- row was made is its service's word; on which day it was written, its leaf knows.
-SELECT count(*) AS rows, array_agg(DISTINCT aggregatetype) AS aggregatetypes,
-    least(
-        greatest(extract(epoch FROM min(created_at)), 0), extract(epoch FROM clock_timestamp()),
-        min(dovetail.day_of(bucket)) * 86400
-    )::float8 AS since
-FROM dovetail.unpublished(%(relay)s, %(horizon)s, %(snapshot)s::pg_snapshot)
+-- Rows of a step that may have been committed are looked for as well: they were parked before it.
+WITH candidates AS (
+    SELECT true AS missing, aggregatetype, extract(epoch FROM created_at) AS created, dovetail.day_of(bucket) * 86400 AS day
+    FROM dovetail.unpublished(%(relay)s, %(horizon)s, %(snapshot)s::pg_snapshot)
+    UNION ALL
+    SELECT false, aggregatetype, created_us / 1e6 + 946684800, floor(extract(epoch FROM parked_at))
+    FROM dovetail.parked
+    WHERE relay = %(relay)s AND state = 'parked' AND step IS NOT NULL
+)
+SELECT count(*) FILTER (WHERE missing) AS rows, count(*) AS sought, array_agg(DISTINCT aggregatetype) AS aggregatetypes,
+    least(greatest(min(created), 0), extract(epoch FROM clock_timestamp()), min(day))::float8 AS since
+FROM candidates
+
+-- name: recovery_doubt
+-- Rows of a step of which no checkpoint says whether it was committed: what is in the topics waits no longer.
+WITH published AS (
+    DELETE FROM dovetail.parked USING dovetail.recovery_seen AS seen
+    WHERE parked.relay = %(relay)s AND parked.state = 'parked' AND parked.step IS NOT NULL
+        AND seen.relay = parked.relay AND seen.event_id = parked.id
+    RETURNING parked.seq
+)
+UPDATE dovetail.parked SET step = NULL, discard = false
+WHERE relay = %(relay)s AND state = 'parked' AND step IS NOT NULL AND seq NOT IN (SELECT seq FROM published)
 
 -- name: recovery_forget
 -- What an earlier attempt has read back.
