@@ -157,10 +157,10 @@ def test_a_queue_that_a_step_has_begun_belongs_to_its_command_whatever_dies(
 
     for number, seq in enumerate(seqs[:4], 1):
         assert head() == [seq]
-        step = {**chosen, "step": number, "rows": [seq], "discarded": []}
+        step = {**chosen, "step": number, "rows": [seq], "discarded": [], "backfill": False}
         session.rows(queries["desk_mark"], step)
         # The process dies before the commit; the next leader unmarks, and marks again.
-        session.rows(queries["desk_unmark"], {"relay": "r", "command": 0, "step": 0})
+        session.rows(queries["desk_unmark"], {"relay": "r", "command": 0, "step": 0, "backfill": False})
         assert head() == [seq]
         session.rows(queries["desk_mark"], step)
         session.rows(queries["desk_let_go"], step)

@@ -96,16 +96,29 @@ def test_a_search_goes_on_where_the_process_before_was_killed(session: LockSessi
     looked_at = 0
     while (one := process(session, at(1000 + looked_at))).careful:
         for _ in range(30):
-            if one.careful:
+            if one.goes_on():
                 one.before_each(Place(Lsn(5000 + looked_at), 0))
                 looked_at += 1
+        one.look(at(9000))
         assert looked_at < 2 * AHEAD
-        if not one.careful:
-            one.look(at(9000))
-            break
     # Each of the four processes looked once more at the row that was the last of the one before.
     assert looked_at == AHEAD + 3
     assert not process(session, HERE).careful
+
+
+def test_the_last_row_of_the_search_is_searched_as_long_as_processes_end_at_it(session: LockSession) -> None:
+    search(session)
+    one = process(session)
+    for nth in range(AHEAD):
+        assert one.goes_on()
+        one.before_each(Place(Lsn(7000), nth))
+    for _ in range(IN_HAND - 1):
+        one = process(session, at(7000))
+        assert one.careful
+        assert one.feared is None
+        one.before_each(Place(Lsn(7000), AHEAD - 1))
+        one.look(at(9000))
+    assert process(session).feared == Place(Lsn(7000), AHEAD - 1)
 
 
 def test_an_end_in_order_takes_the_notes_back(session: LockSession) -> None:
