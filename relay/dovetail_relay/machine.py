@@ -235,6 +235,8 @@ def _check_slot(facts: ServerFacts, row: RelayRow) -> None:
         raise SlotLost(f"slot {row.slot!r} decodes with {facts.slot_plugin!r}, not pgoutput")
     if facts.slot_database != facts.database:
         raise SlotLost(f"slot {row.slot!r} belongs to database {facts.slot_database!r}, not {facts.database!r}")
+    if facts.confirmed_flush == LSN_ZERO:
+        raise SlotLost(f"slot {row.slot!r} was never finished: whoever was making it has ended")
     if facts.slot_lost:
         raise SlotLost(f"slot {row.slot!r} was invalidated: the server removed WAL that it needed")
     if facts.slot_temporary:

@@ -158,6 +158,8 @@ class Recovery:
             try:
                 self._connection.execute(queries["recovery_drop_slot"], {"slot": slot})
                 return
+            except psycopg.errors.UndefinedObject:
+                return  # one that was never finished goes with the session that was making it
             except psycopg.errors.ObjectInUse as error:
                 # The lock is ours, so whoever streams is a zombie.
                 self._hands.session.free_slot()

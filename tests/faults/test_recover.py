@@ -340,6 +340,24 @@ def test_whoever_holds_up_the_new_slot_is_named_and_what_they_wrote_streams(worl
     balanced(world, writers)
 
 
+def test_a_relay_that_is_killed_while_the_new_slot_waits_is_followed_by_one_that_goes_on(world: World) -> None:
+    with world.writers() as writers:
+        has_run(world, writers)
+        slot_dropped(world, writers)
+        with psycopg.connect(world.endpoints.app_dsn, application_name="a-slow-service") as slow:
+            Outbox().publish(slow, numbered(world.aggregate)({"key": "slow", "number": 1}))
+            command = asked(world)
+            for _ in range(2):
+                waiting = world.relay().wait_for_log("retrying")
+                assert "a-slow-service" in waiting.log()
+                waiting.kill()
+            relay = world.relay().wait_for_log("retrying")
+            slow.commit()
+        relay.wait_streaming()
+        settled(world, command)
+    balanced(world, writers)
+
+
 def test_a_held_key_keeps_its_order_and_a_dead_letter_is_published_once(stack: Stack) -> None:
     with new_world(stack) as world:
         relay = world.relay().wait_streaming()
