@@ -33,7 +33,7 @@ class Halted:
         self._recovery = recovery
         self._publisher = publisher
         self._on_step = hands.on_step
-        self._commands = Commands(hands.session.connection, hands.settings.relay.name, refusal=hands.session.refusal)
+        self._commands = Commands(hands.session, hands.settings.relay.name)
 
     def answered(self, halt: Halt, ground: Ground) -> bool:
         """Whether a command changed the ground. Raises what ends the reign."""

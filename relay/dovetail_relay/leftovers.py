@@ -49,7 +49,7 @@ class Leftovers:
 
     def begin(self) -> None:
         """Know again only what the database knows: rows that were in memory stream once more."""
-        self.parking.begin(self._rows.held(), self._rows.condemned(), self._rows.feared())
+        self.parking.begin(self._rows.held(), *self._rows.standing())
         self._count()
 
     def changed(self) -> None:

@@ -277,7 +277,7 @@ class Pipeline:
         if (outcome := self._publisher.send(flight.batch.records)) is not None:
             self._recycle(flight, outcome)
         else:
-            if self._suspicion is not None:
+            if self._suspicion is not None and flight.batch.command is None:
                 self._suspicion.handed_over()
             self._side.submit(partial(self._publisher.settle, flight.checkpoint, write=flight.write))
 

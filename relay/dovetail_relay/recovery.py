@@ -96,7 +96,7 @@ class Recovery:
         self._hands = hands
         self._settings = hands.settings
         self._connection = hands.session.connection
-        self._commands = Commands(self._connection, hands.settings.relay.name, refusal=hands.session.refusal)
+        self._commands = Commands(hands.session, hands.settings.relay.name)
         self._said_at = 0.0
         self._blocked_by: list[str] = []
 

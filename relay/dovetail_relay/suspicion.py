@@ -71,7 +71,7 @@ class Suspicion:
                 queries["relay_suspects"],
                 {"relay": self._relay, "lsn": lsn_text(place.commit_lsn), "nth": place.nth, "left": self._left},
             )
-        self._in_hand = place == self._ended_at
+        self._in_hand = place == self._ended_at != self.feared
 
     def goes_on(self) -> bool:
         """Asked once the row noted last is through: whether the next one is to be noted too."""

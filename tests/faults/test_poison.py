@@ -87,6 +87,20 @@ def test_a_relay_that_halts_before_such_a_row_stays_halted_and_passes_over_it_wh
         assert out(world) == [("good", 1), ("good", 2)]
 
 
+def test_a_row_that_halts_the_relay_gets_another_chance_as_its_page_says(stack: Stack) -> None:
+    with new_world(stack) as world:
+        policy = f"DOVETAIL_ROUTES__{world.name.upper()}__ON_STUCK"
+        world.environ[policy] = "halt"
+        world.relay().wait_streaming().terminate()
+        write(world, ("poison", 1), ("good", 1))
+        started_until(world, lambda: world.relays[-1].has_logged("relay_halted")).terminate()
+        world.environ[policy] = "hold"
+        world.relay().wait_streaming()
+        wait_until(lambda: parked(world) == [("poison", "crash")], 30, "it holds its key")
+        submit(world.settings(), "release", {"upto": 1000}, reason="a test")
+        wait_until(lambda: out(world) == [("good", 1), ("poison", 1)], 30, "both are out")
+
+
 def test_a_release_whose_leaders_are_killed_is_done_by_the_next(stack: Stack) -> None:
     with new_world(stack) as world:
         relay = world.relay().wait_streaming()

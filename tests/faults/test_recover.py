@@ -73,9 +73,6 @@ def executed(world: World, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement).fetchall()  # type: ignore[arg-type]
 
 
-Loss = Callable[[World, Writers], str]
-
-
 def is_pending(world: World) -> bool:
     return bool(executed(world, "SELECT FROM dovetail.command WHERE state = 'pending'"))
 
@@ -95,7 +92,9 @@ def settled(world: World, command_id: int, state: str = "done") -> dict[str, Any
 @pytest.mark.parametrize(
     "loss", [slot_dropped, slot_made_again, slot_advanced, invalidated, checkpoint_lost, checkpoint_overwritten]
 )
-def test_what_a_loss_left_unpublished_is_published_once_and_in_order(world: World, loss: Loss) -> None:
+def test_what_a_loss_left_unpublished_is_published_once_and_in_order(
+    world: World, loss: Callable[[World, Writers], str]
+) -> None:
     with world.writers() as writers:
         has_run(world, writers)
         halt = loss(world, writers)
@@ -325,33 +324,18 @@ def test_a_strangers_slot_of_the_same_name_is_not_dropped(world: World) -> None:
         superuser(world, f"SELECT pg_drop_replication_slot('{slot}')")
 
 
-def test_whoever_holds_up_the_new_slot_is_named_and_what_they_wrote_streams(world: World) -> None:
+@pytest.mark.parametrize("kills", [0, 2])
+def test_whoever_holds_up_the_new_slot_is_named_and_what_they_wrote_streams(world: World, kills: int) -> None:
     with world.writers() as writers:
         has_run(world, writers)
         slot_dropped(world, writers)
         with psycopg.connect(world.endpoints.app_dsn, application_name="a-slow-service") as slow:
             Outbox().publish(slow, numbered(world.aggregate)({"key": "slow", "number": 1}))
             command = asked(world)
+            for _ in range(kills):
+                world.relay().wait_for_log("retrying").kill()
             relay = world.relay().wait_for_log("retrying")
             assert "a-slow-service" in relay.log()
-            slow.commit()
-        relay.wait_streaming()
-        settled(world, command)
-    balanced(world, writers)
-
-
-def test_a_relay_that_is_killed_while_the_new_slot_waits_is_followed_by_one_that_goes_on(world: World) -> None:
-    with world.writers() as writers:
-        has_run(world, writers)
-        slot_dropped(world, writers)
-        with psycopg.connect(world.endpoints.app_dsn, application_name="a-slow-service") as slow:
-            Outbox().publish(slow, numbered(world.aggregate)({"key": "slow", "number": 1}))
-            command = asked(world)
-            for _ in range(2):
-                waiting = world.relay().wait_for_log("retrying")
-                assert "a-slow-service" in waiting.log()
-                waiting.kill()
-            relay = world.relay().wait_for_log("retrying")
             slow.commit()
         relay.wait_streaming()
         settled(world, command)

@@ -34,7 +34,7 @@ def settings(outbox_database: Endpoints) -> Settings:
 def leader(settings: Settings, outbox_database: Endpoints) -> Iterator[Commands]:
     session = LockSession(outbox_database.relay_dsn, slot=settings.relay.slot, relay=settings.relay.name)
     assert session.try_lead()
-    yield Commands(session.connection, settings.relay.name)
+    yield Commands(session, settings.relay.name)
     session.close()
 
 

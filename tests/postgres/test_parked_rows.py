@@ -173,6 +173,6 @@ def test_a_discard_condemns_only_what_stood_there_when_it_was_asked_for(session:
     rows.write(2, [parked(100, 0, ParkedState.HALTING)])
     first = session.rows("SELECT seq FROM dovetail.parked", {})[0]["seq"]
     session.rows(queries["desk_condemn"], {**EVERYTHING, "relay": "r", "command": 7, "upto": first - 1})
-    assert list(rows.condemned()) == []
+    assert rows.standing() == (set(), set())
     session.rows(queries["desk_condemn"], {**EVERYTHING, "relay": "r", "command": 7, "upto": first})
-    assert list(rows.condemned()) == [Place(Lsn(100), 0)]
+    assert rows.standing() == ({Place(Lsn(100), 0)}, set())

@@ -71,6 +71,17 @@ def test_a_row_is_to_blame_once_three_processes_ended_while_they_had_it_in_hand(
     assert process(session).feared == ROW
 
 
+def test_a_row_that_is_to_blame_stays_so_until_the_batch_that_parks_it_has_committed(session: LockSession) -> None:
+    search(session)
+    for _ in range(IN_HAND):
+        process(session).before_each(ROW)
+    for _ in range(2):
+        one = process(session)
+        assert one.feared == ROW
+        one.before_each(ROW)
+        one.handed_over()
+
+
 def test_a_row_that_kafka_had_is_to_blame_once_eight_processes_ended_at_it(session: LockSession) -> None:
     search(session)
     for _ in range(AT_ALL):

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 _READS = frozenset(
     (
         "parked_held",
-        "parked_condemned",
-        "parked_feared",
+        "parked_standing",
         "parked_counts",
         "parked_topics",
         "parked_written_at",

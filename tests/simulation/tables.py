@@ -182,9 +182,15 @@ class Tables:
                 self._set(row, hold_topic=params["to"])
         return []
 
-    def _condemned(self, params: Mapping[str, Any]) -> Found:
+    def _standing(self, params: Mapping[str, Any]) -> Found:
         del params
-        return [{"commit_lsn": lsn_text(row["lsn"]), "index": row["index"]} for row in self._of("condemned")]
+        return [
+            {
+                "commit_lsn": lsn_text(row["lsn"]), "index": row["index"], "condemned": row["state"] == "condemned",
+                "feared": False,
+            }
+            for row in self._of("halting", "condemned")
+        ]  # fmt: skip
 
     def _counts(self, params: Mapping[str, Any]) -> Found:
         del params
@@ -357,14 +363,13 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
     "parked_drop_beyond": Tables._drop_beyond,
     "parked_drop_passed": Tables._drop_passed,
     "parked_held": Tables._held,
-    "parked_condemned": Tables._condemned,
+    "parked_standing": Tables._standing,
     "parked_topics": Tables._topics,
     "parked_follow": Tables._follow,
     "parked_counts": Tables._counts,
     "desk_queue": Tables._queue,
     "desk_mark": Tables._mark,
     "desk_unmark": Tables._unmark,
-    "parked_feared": Tables._nothing,
     "desk_let_go": Tables._let_go,
     "desk_still_held": Tables._still_held,
     "desk_still_stuck": Tables._still_stuck,
@@ -386,8 +391,7 @@ _OF_PARKED: Final = frozenset(
         "parked_drop_beyond",
         "parked_drop_passed",
         "parked_held",
-        "parked_condemned",
-        "parked_feared",
+        "parked_standing",
         "parked_topics",
         "desk_queue",
         "desk_unmark",

@@ -44,31 +44,27 @@ def _kill_at(publisher: Any) -> None:
     publisher.send = killed
 
 
+def _fail_in_the_intake(how: str) -> None:
+    make = Intake._record
+
+    def failing(self: Intake, row: Any, prefix: bytes, index: int) -> Record:
+        if POISON in row[2]:
+            if how == "intake":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("a mistake of ours")
+        return make(self, row, prefix, index)
+
+    Intake._record = failing  # type: ignore[method-assign]
+    Intake._take_rows = lambda self, frames: None if self.ledger.skipping else self._take_one_by_one(frames)  # type: ignore[method-assign]
+
+
 def poisoned() -> None:
     how = os.environ.get("POISONED")
     if how == "kill":
         for publisher in (KafkaPublisher, AtLeastOncePublisher):
             _kill_at(publisher)
-    elif how == "intake":
-        make_it = Intake._record
-
-        def ending(self: Intake, row: Any, prefix: bytes, index: int) -> Record:
-            if POISON in row[2]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return make_it(self, row, prefix, index)
-
-        Intake._record = ending  # type: ignore[method-assign]
-        Intake._take_rows = lambda self, frames: None if self.ledger.skipping else self._take_one_by_one(frames)  # type: ignore[method-assign]
-    elif how == "raise":
-        make = Intake._record
-
-        def failing(self: Intake, row: Any, prefix: bytes, index: int) -> Record:
-            if POISON in row[2]:
-                raise RuntimeError("a mistake of ours")
-            return make(self, row, prefix, index)
-
-        Intake._record = failing  # type: ignore[method-assign]
-        Intake._take_rows = lambda self, frames: None if self.ledger.skipping else self._take_one_by_one(frames)  # type: ignore[method-assign]
+    elif how in {"intake", "raise"}:
+        _fail_in_the_intake(how)
 
 
 if __name__ == "__main__":

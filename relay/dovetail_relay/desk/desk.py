@@ -61,7 +61,7 @@ class OperatorDesk:
         # Processes in a row that went on with the command and ended before one more step was done.
         self._attempts: int | None = None
         self._clock = clock
-        self._commands = Commands(session.connection, relay, refusal=session.refusal)
+        self._commands = Commands(session, relay)
         self._command: Command | None = None
         self._task: Task | None = None
         self._counts = Counts()

@@ -93,6 +93,8 @@ def slot_problem(facts: Mapping[str, Any], settings: Settings, database: str) ->
         return f"slot {name!r} uses the plugin {facts['plugin']!r}, not pgoutput: it is not this relay's"
     if facts["database"] != database:
         return f"slot {name!r} belongs to database {facts['database']!r}, not to {database!r}"
+    if facts["confirmed_flush_lsn"] is None:
+        return f"slot {name!r} is still being made, or whoever was making it has ended"
     reason = facts.get("invalidation_reason") or facts.get("conflicting")
     if facts["wal_status"] == "lost" or reason:
         said = f" ({reason})" if isinstance(reason, str) else ""

@@ -8,7 +8,7 @@ lost the lock can settle nothing. What was asked for is in the audit log before,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import psycopg
 from psycopg.rows import dict_row
 
-from dovetail_relay.source.replication import server_error
+from dovetail_relay.source.lead import LockSession
 from dovetail_schemas.sql import queries
 
 Kind = Literal["release", "discard", "replay", "recover", "accept"]
@@ -71,21 +71,12 @@ def audit(
 
 
 class Commands:
-    """The commands of one relay. Not thread-safe: it works on the leader's lock session.
+    """The commands of one relay. Not thread-safe: it works on the leader's lock session."""
 
-    `refusal` makes a named error of what the server said, as the session does: with who holds the table.
-    """
-
-    def __init__(
-        self,
-        connection: psycopg.Connection[Any],
-        relay: str,
-        *,
-        refusal: Callable[[psycopg.Error, str], Exception] = server_error,
-    ) -> None:
-        self._connection = connection
+    def __init__(self, session: LockSession, relay: str) -> None:
+        self._connection = session.connection
+        self._refusal = session.refusal
         self._relay = relay
-        self._refusal = refusal
 
     def active(self, *kinds: Kind) -> list[Command]:
         """Those that are not settled, oldest first."""

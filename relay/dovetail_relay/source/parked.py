@@ -84,15 +84,17 @@ class ParkedRows:
         for row in self._session.rows(queries["parked_held"], {"relay": self._relay}):
             yield row["hold_topic"], bytes(row["hold_key"])
 
-    def condemned(self) -> Iterator[Place]:
-        """Rows to pass over because an operator said so."""
-        for row in self._session.rows(queries["parked_condemned"], {"relay": self._relay}):
-            yield Place(parse_lsn(row["commit_lsn"]), row["index"])
-
-    def feared(self) -> Iterator[Place]:
-        """Rows that the relay stands before because they have ended its process."""
-        for row in self._session.rows(queries["parked_feared"], {"relay": self._relay}):
-            yield Place(parse_lsn(row["commit_lsn"]), row["index"])
+    def standing(self) -> tuple[set[Place], set[Place]]:
+        """(condemned, feared): rows to pass over because an operator said so, and rows that have ended the process."""
+        condemned: set[Place] = set()
+        feared: set[Place] = set()
+        for row in self._session.rows(queries["parked_standing"], {"relay": self._relay}):
+            place = Place(parse_lsn(row["commit_lsn"]), row["index"])
+            if row["condemned"]:
+                condemned.add(place)
+            if row["feared"]:
+                feared.add(place)
+        return condemned, feared
 
     def counts(self) -> tuple[int, int, int]:
         """(messages, keys) that wait now, MOST_COUNTED at most, and before how many messages the relay stands."""

@@ -58,15 +58,12 @@ WHERE relay = %(relay)s AND state IN ('halting', 'condemned')
 -- The keys that are held.
 SELECT DISTINCT hold_topic, hold_key FROM dovetail.parked WHERE relay = %(relay)s AND state = 'parked'
 
--- name: parked_condemned
--- Where the relay passes over a row because an operator said so.
-SELECT commit_lsn::text AS commit_lsn, index FROM dovetail.parked WHERE relay = %(relay)s AND state = 'condemned'
-
--- name: parked_feared
--- Where the relay stands before a row that has ended its process: it is not tried again.
-SELECT commit_lsn::text AS commit_lsn, index
+-- name: parked_standing
+-- The rows that the relay stands before: those that it passes over because an operator said so, and those that have ended
+-- its process and are not tried again.
+SELECT commit_lsn::text AS commit_lsn, index, state = 'condemned' AS condemned, reason = 'crash' AS feared
 FROM dovetail.parked
-WHERE relay = %(relay)s AND state IN ('halting', 'condemned') AND reason = 'crash'
+WHERE relay = %(relay)s AND state IN ('halting', 'condemned')
 
 -- name: parked_counts
 -- For the metrics: how many messages wait, how many keys are held, and before how many the relay stands. It is the
