@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from dovetail_relay.books import BUCKET_SECONDS, HOUR, NOTHING, OTHERS, Piece, fine_of, minus, plus, total_of
@@ -75,7 +75,7 @@ class _Doubt(NamedTuple):
 
 
 class Balance:
-    """What one leader knows of it. Nothing of it is durable: the next leader looks at all that the books keep."""
+    """What one leader knows of it. The next one looks at all that the books keep, and is told what was wrong."""
 
     def __init__(self) -> None:
         self._next_bucket = 0
@@ -99,6 +99,13 @@ class Balance:
             return False
         doubts = self._doubts or any(doubt is not None for doubt in self._open.values())
         return None if doubts or not self._looked else True
+
+    def remember(self, known: Difference) -> None:
+        """What the leader before has found counts until its time agrees, or leaves the books."""
+        if known.end - known.start == 1:
+            self._wrong_buckets.setdefault(known.start, known)
+        else:
+            self._wrong_hours.setdefault(known.start // HOUR, known)
 
     # -- the last minute ----------------------------------------------------------------------------------------------
 
@@ -159,6 +166,19 @@ class Balance:
             unbroken = unbroken and said is _Said.BALANCED and piece.end == (hour + 1) * HOUR
             if unbroken:
                 self.verified_hour = max(self.verified_hour, hour + 1)
+
+
+def as_json(difference: Difference) -> dict[str, Any]:
+    """As the database keeps it."""
+    missing = None if difference.missing is None else str(difference.missing)
+    return {**difference._asdict(), "topics": list(difference.topics), "missing": missing}
+
+
+def from_json(kept: Mapping[str, Any]) -> Difference:
+    """The inverse. Raises ValueError, KeyError or TypeError for anything else."""
+    missing = None if kept["missing"] is None else UUID(kept["missing"])
+    start, end, booked, there = (int(kept[name]) for name in ("start", "end", "booked", "kept"))
+    return Difference(start, end, tuple(map(str, kept["topics"])), booked, there, missing)
 
 
 def _said(piece: Piece, side: Side, mark: Mark, before: _Doubt | None) -> tuple[_Said, _Doubt | None]:

@@ -6,14 +6,16 @@ the hour is read a little with each look, and all of it again after a rest of a 
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import psycopg
 
-from dovetail_relay.balance import Balance, Difference, Mark, Side
+from dovetail_relay.balance import Balance, Difference, Mark, Side, as_json, from_json
 from dovetail_relay.books import BUCKET_SECONDS, DAY, HOUR, NOTHING, Piece, hours_of, plus
 from dovetail_relay.config import Settings
 from dovetail_relay.errors import ConfigInvalid, StuckMessage
@@ -86,10 +88,13 @@ class Comparison:
         self._pass_due = 0.0
         self._width = 6
         self._told: Difference | None = None
+        self._asked_before = False
         self.balance = Balance()
 
     def look(self, session: Session, durable: Checkpoint) -> None:
         """Compare what can be compared now, and tell the metric."""
+        if not self._asked_before:
+            self._ask_before(session)
         books = durable.books
         if books is None or durable.backfill is not None:
             return
@@ -103,7 +108,17 @@ class Comparison:
         kept_from = self._kept_from()
         self._look_at_buckets(session, mark, books, kept_from)
         self._look_at_hours(session, mark, books, kept_from)
-        self._tell()
+        self._tell(session)
+
+    def _ask_before(self, session: Session) -> None:
+        """A difference is not forgotten with the process that found it: an alert would end that nobody has answered."""
+        found = session.execute(queries["books_known"], {"relay": self._relay}).fetchone()
+        self._asked_before = True
+        with suppress(ValueError, KeyError, TypeError):
+            if found is not None:
+                self._told = from_json(found["books_difference"])
+                self.balance.remember(self._told)
+                self._telemetry.books(balanced=False)
 
     def _kept_from(self) -> int:
         """What was created before may be gone, or go while it is read: where nothing happens the books grow old.
@@ -180,12 +195,15 @@ class Comparison:
         except (StuckMessage, ConfigInvalid):
             return _NO_TOPIC
 
-    def _tell(self) -> None:
+    def _tell(self, session: Session) -> None:
         balanced = self.balance.balanced()
         if balanced is None:
             return
         self._telemetry.books(balanced=balanced)
         wrong = self.balance.wrong()
+        if wrong != self._told:
+            kept = None if wrong is None else json.dumps(as_json(wrong))
+            session.execute(queries["books_remember"], {"relay": self._relay, "difference": kept})
         if wrong is None:
             if self._told is not None:
                 log(LogEvent.BOOKS_BALANCED, "outbox and topics agree again, as far as the books go back")

@@ -48,10 +48,14 @@ class Place:
         assert row is not None
         self.now: int = row[0]
         self.clock = 0.0
-        self.telemetry = Telemetry()
-        settings = load(None, {**endpoints.environment(), "DOVETAIL_KAFKA__BOOTSTRAP_SERVERS": "localhost:1"})
-        self.comparison = Comparison(settings, self.telemetry, clock=lambda: self.clock)
         self.books = begin(self.now - 3 * HOUR)
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        """Another leader."""
+        settings = load(None, {**self.endpoints.environment(), "DOVETAIL_KAFKA__BOOTSTRAP_SERVERS": "localhost:1"})
+        self.telemetry = Telemetry()
+        self.comparison = Comparison(settings, self.telemetry, clock=lambda: self.clock)
 
     @contextmanager
     def owner(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
@@ -113,6 +117,27 @@ def test_a_row_that_is_not_in_the_books_is_found_at_every_age(place: Place, age:
     assert (wrong.missing, wrong.kept, wrong.booked, wrong.topics) == (lost, 2, 1, ("outbox.event.order",))
     place.booked(at, lost)
     assert place.look() == 1
+
+
+@pytest.mark.parametrize("age", [2, HOUR])
+def test_a_difference_is_told_by_the_next_leader_from_its_first_look_on_until_it_is_gone(place: Place, age: int) -> None:
+    with place.owner() as owner:
+        owner.execute(
+            "INSERT INTO dovetail.relay (name, slot, system_id, consistent_point, publication_fingerprint)"
+            " VALUES ('dovetail', 's', '1', '0/1', 'f')"
+        )
+    at = place.now - age
+    place.booked(at, place.row(at))
+    lost = place.row(at)
+    assert [place.look(), place.look()][1] == 0
+    found = place.comparison.balance.wrong()
+    place.succeeded()
+    assert place.look() == 0, "a look alone would only doubt"
+    assert place.comparison.balance.wrong() == found
+    place.booked(at, lost)
+    assert place.look() == 1
+    place.succeeded()
+    assert place.look() == 1, "and what is over is not told again"
 
 
 def test_an_event_in_the_books_that_no_row_stands_for_is_too_much(place: Place) -> None:

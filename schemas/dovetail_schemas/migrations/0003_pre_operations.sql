@@ -183,7 +183,10 @@ ALTER TABLE dovetail.relay
     ADD COLUMN suspect_left      bigint,
     -- A recovery that has begun: from which transaction on rows may be missing, and the command that asked for it.
     ADD COLUMN recovery_horizon  bigint,
-    ADD COLUMN recovery_command  bigint;
+    ADD COLUMN recovery_command  bigint,
+    -- The oldest difference between the outbox and the books that is known; null where they agree. Only told, never
+    -- computed with: the next leader says it from its first look on.
+    ADD COLUMN books_difference  jsonb;
 
 -- The newest day, since 1970, whose rows stand in a leaf of the ring.
 CREATE FUNCTION dovetail.day_of(bucket smallint) RETURNS bigint

@@ -22,3 +22,11 @@ WHERE created_at >= to_timestamp(%(start)s) AND created_at < to_timestamp(%(end)
             AND parked.state IN ('parked', 'discarded', 'dead_lettered')
     )
 GROUP BY 1, 2, 3
+
+-- name: books_known
+-- The difference that the leader before has found.
+SELECT books_difference FROM dovetail.relay WHERE name = %(relay)s AND books_difference IS NOT NULL
+
+-- name: books_remember
+-- The oldest difference that is known now; null where books and outbox agree.
+UPDATE dovetail.relay SET books_difference = %(difference)s::jsonb WHERE name = %(relay)s
