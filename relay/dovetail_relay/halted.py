@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
+from typing import Final
 
 import psycopg
 
 from dovetail_relay import rebase
 from dovetail_relay.desk.arguments import problem as wrong_with
 from dovetail_relay.desk.desk import KINDS
-from dovetail_relay.errors import Halt, PostgresUnavailable, RelayError
+from dovetail_relay.errors import Halt, KafkaUnavailable, PartitionsChanged, PostgresUnavailable, RelayError
 from dovetail_relay.logs import log
 from dovetail_relay.publish.port import Publisher
 from dovetail_relay.recovery import Ground, Hands, Recovery, Refused
@@ -22,6 +24,9 @@ from dovetail_relay.setup.shape import unfit
 from dovetail_relay.source.commands import FOR_HALTED, Command, Commands
 from dovetail_relay.telemetry import LogEvent
 from dovetail_schemas.sql import queries
+
+# How long Kafka may take to say how many partitions a topic has: half a lease.
+_ASK_SECONDS: Final = 5.0
 
 
 class Halted:
@@ -52,10 +57,21 @@ class Halted:
         return False
 
     def refuse_idle(self, recovering: int | None) -> None:
-        """The relay is admitted: what still waits for a halt, but for the recovery under way, has nothing to do."""
+        """The relay is admitted: what still waits for a halt, but for the recovery under way, has nothing to do.
+
+        Raises PartitionsChanged where an operator saw a topic grow before the producer's metadata did.
+        """
         for command in self._commands.active(*FOR_HALTED):
             if command.id == recovering:
                 continue
+            if command.kind == "accept":
+                try:
+                    grown = self._grown(self._session.partition_counts())
+                except KafkaUnavailable:
+                    continue  # it waits, as the events do
+                if grown:
+                    each = (f"topic {topic} has {now} partitions" for topic, now in grown.items())
+                    raise PartitionsChanged(", ".join(each))
             self._fail(command, "nothing to do: the relay is not halted", nothing=True)
 
     def tell(self, halt: Halt) -> None:
@@ -85,8 +101,7 @@ class Halted:
         """Record what is there now, if it is what the operator saw: in one transaction, so that it happens once."""
         now = ground.facts.publication_fingerprint
         recorded = self._session.partition_counts()
-        counts = {topic: self._publisher.partitions(topic, timeout=5.0) for topic in recorded}
-        changed = {topic: count for topic, count in counts.items() if count is not None and count != recorded[topic]}
+        changed = self._grown(recorded)
         if now == ground.row.publication_fingerprint and not changed:
             raise Refused(f"accept does not cure this: {halt.line()}")
         if now is None:
@@ -113,6 +128,10 @@ class Halted:
         self._on_step("accepted")
         log(LogEvent.COMMAND_SETTLED, "recorded what is there now", command=command.id, partitions=changed)
         return True
+
+    def _grown(self, recorded: Mapping[str, int]) -> dict[str, int]:
+        counts = {topic: self._publisher.partitions(topic, timeout=_ASK_SECONDS) for topic in recorded}
+        return {topic: count for topic, count in counts.items() if count is not None and count != recorded[topic]}
 
     def _refuse_unfit(self) -> None:
         """What the doctor fails is not accepted: rows would be passed over from then on."""

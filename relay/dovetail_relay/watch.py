@@ -27,15 +27,15 @@ class Watch:
         self.recovering: int | None = None
 
     def look(self, now: float, machine: Machine) -> None:
-        """Raises PublicationChanged."""
+        """Raises PublicationChanged and PartitionsChanged. A command is refused for having nothing to do after both."""
         if now < self._due or self.recorded is None:
             return
         self._due = now + EVERY_SECONDS
         self._carry_audit(machine)
-        self._halted.refuse_idle(self.recovering)
         # One that loses the outbox, or is dropped (PostgreSQL 18), skips rows without any error.
         if self._session.publication_fingerprint(self._publication) != self.recorded:
             raise PublicationChanged("the publication was changed, or taken away and put back, while it was streaming")
+        self._halted.refuse_idle(self.recovering)
 
     def _carry_audit(self, machine: Machine) -> None:
         """The checkpoint carries the newest entry; one that has gone stays in it, for `dovetail audit verify`."""

@@ -58,6 +58,15 @@ def test_a_topic_that_grew_is_accepted_and_the_relay_goes_on(world: World) -> No
     assert (code, "NOTHING_CHANGED" in err) == (5, True), err
 
 
+def test_a_topic_that_grew_is_accepted_before_the_relay_that_streams_has_noticed(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    grown(world)
+    end = dovetail_json(world, "relay", "accept", "--reason", "more consumers", "--yes")
+    assert (end["state"], end["partitions"]) == ("done", {world.topic: PARTITIONS + 1})
+    assert relay.has_logged("relay_halted"), "it was not refused as having nothing to do"
+    wait_until(lambda: relay.get("/readyz")[0] == 200, 20, "the relay goes on")
+
+
 MADE_AGAIN = (
     "BEGIN; DROP PUBLICATION dovetail; CREATE PUBLICATION dovetail FOR TABLE dovetail.outbox"
     " (id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers, created_at)"
