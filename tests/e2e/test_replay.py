@@ -237,9 +237,9 @@ def test_an_event_that_could_not_go_out_says_why_and_what_to_type(world: World) 
         # As if it had been lost: the parking does not answer for it any longer.
         connection.execute("DELETE FROM dovetail.parked WHERE id = %s", (event_id,))
     code, out, said = dovetail(world, "replay", "--id", event_id, *GO)
-    assert code == 0
+    assert code == 4
     assert f"1 could not go out; the first of them: schema {UNKNOWN.hex()}" in out
-    assert "1 could not go out; next: take away the cause" in said
+    assert "COULD_NOT_GO_OUT: 1 of the events; next: take away the cause" in said
 
 
 def test_interrupted_it_pauses_between_two_steps_and_goes_on_with_follow(stack: Stack) -> None:

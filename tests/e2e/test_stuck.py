@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import psycopg
 import pytest
 
 from dovetail_local.stack import Stack
-from support.operator import Command, audited, run, run_page
+from support.operator import Command, audited, dovetail, run, run_page
 from support.stuck import cure, held_queue, order_of, out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world
@@ -48,10 +49,12 @@ def test_a_release_publishes_the_queue_of_a_key_in_its_order_and_the_key_flows_a
 
 def test_a_release_whose_cause_is_still_there_changes_nothing_and_says_so(world: World) -> None:
     world.relay().wait_streaming()
-    held_queue(world)
-    done = run(world, "stuck", "release", "--all", "--yes")
-    assert done["state"] == "done"
+    queue = held_queue(world)
+    code, printed, said = dovetail(world, "stuck", "release", "--all", "--yes", "--output", "json")
+    done = json.loads(printed)
+    assert (code, done["state"], done["first_stuck"]) == (4, "done", queue[0])
     assert "still stuck 1" in done["outcome"]
+    assert f"STILL_STUCK: 1 stuck with what is behind them; next: dovetail stuck show {queue[0]}" in said
     assert parked(world) == [("bad", "schema"), ("bad", "behind"), ("bad", "behind"), ("bad", "behind")]
     assert out(world) == [("good", 1)]
 

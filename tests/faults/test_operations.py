@@ -161,7 +161,7 @@ def test_a_row_that_the_relay_cannot_handle_stays_parked_when_it_is_released_or_
     relay = world.relay(*FLAWED, POISONED="raise").wait_streaming()
     ((poison, _), good) = (write(world, ("poison", 1), ("poison", 2)), write(world, ("good", 1)))
     wait_until(lambda: parked(world) == [("poison", "crash")] * 2, 20, "it is parked")
-    done = run(world, "stuck", "release", "--all", *GO)
+    done = run(world, "stuck", "release", "--all", *GO, code=4)
     assert "still stuck 1" in done["outcome"]
     replayed = run(world, "replay", "--id", good[0], *GO)
     assert replayed["published"] == 1

@@ -31,6 +31,7 @@ _READS = frozenset(
         "parked_written_at",
         "desk_queue",
         "desk_condemned",
+        "desk_standing",
         "command_active",
     )
 )

@@ -275,13 +275,15 @@ class Tables:
     def _still_stuck(self, params: Mapping[str, Any]) -> Found:
         if params["seq"] in self.parked:
             self._set(self.parked[params["seq"]], reason=params["reason"], message=params["message"])
-        return []
+        return [{"id": str(params["seq"])}]
+
+    def _stands(self, params: Mapping[str, Any]) -> Found:
+        return [{**row, "id": str(row["seq"])} for row in self._of("halting") if _chosen(row, params)]
 
     def _condemn(self, params: Mapping[str, Any]) -> Found:
-        for row in self._of("halting"):
-            if _chosen(row, params):
-                self.ever_given_up.add(row["n"])
-                self._set(row, state="condemned", command=params["command"])
+        for row in self._stands(params):
+            self.ever_given_up.add(row["n"])
+            self._set(self.parked[row["seq"]], state="condemned", command=params["command"])
         return []
 
     def _of_command(self, params: Mapping[str, Any]) -> Found:
@@ -375,6 +377,7 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
     "desk_still_stuck": Tables._still_stuck,
     "desk_condemn": Tables._condemn,
     "desk_condemned": Tables._of_command,
+    "desk_standing": Tables._stands,
     "desk_replayed": Tables._replayed,
     "desk_wanted": Tables._wanted,
     "desk_spare": Tables._spare,
@@ -387,14 +390,6 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
 }
 # Most runs park nothing: these have nothing to find in an empty table.
 _OF_PARKED: Final = frozenset(
-    [
-        "parked_drop_beyond",
-        "parked_drop_passed",
-        "parked_held",
-        "parked_standing",
-        "parked_topics",
-        "desk_queue",
-        "desk_unmark",
-        "desk_let_go",
-    ]
+    ["parked_drop_beyond", "parked_drop_passed", "parked_held", "parked_standing", "parked_topics"]
+    + ["desk_queue", "desk_unmark", "desk_let_go"]
 )

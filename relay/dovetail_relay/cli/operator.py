@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dovetail_relay.cli.failures import NothingToDo
+from dovetail_relay.cli.failures import CheckFound, NothingToDo
 from dovetail_relay.cli.progress import shown
 from dovetail_relay.cli.words import Output, say, write
 
@@ -19,7 +19,7 @@ NEEDS = ("postgres.operator_dsn", "kafka.bootstrap_servers")
 _LONGEST_REASON = 1000
 # What a replay leaves behind is parked nowhere: its row is kept, and it is asked for anew.
 _AGAIN = (
-    "take away the cause, which the outcome names, then dovetail replay --id … again; dovetail status EVENT_ID tells"
+    "take away the cause, which the outcome names, then dovetail replay --id EVENT_ID --reason … again"
 )
 
 
@@ -111,8 +111,13 @@ def see_through(
         # The relay's own words may end with what to type: then that is next, and nothing else.
         said, *remedies = (end.outcome or "").split("; next: ")
         raise CommandFailed(f"command {end.id}: {said}", remedy=remedies[-1] if remedies else None)
+    if (still := end.progress.get("still_stuck")) and end.state == "done":
+        following = f"{still} stuck with what is behind them; next: dovetail stuck show {end.progress['first_stuck']}"
+        if end.kind == "release":
+            raise CheckFound(f"STILL_STUCK: {following}")
+        say(following)
     if end.progress.get("refused"):
-        say(f"{end.progress['refused']} could not go out; next: {_AGAIN}")
+        raise CheckFound(f"COULD_NOT_GO_OUT: {end.progress['refused']} of the events; next: {_AGAIN}")
 
 
 def print_one(whole: dict[str, Any], output: Output) -> None:

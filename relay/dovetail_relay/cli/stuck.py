@@ -57,7 +57,7 @@ def list_(
                                           envvar="DOVETAIL_SETTLED")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.", envvar="DOVETAIL_LIMIT")] = 100,
 ) -> None:  # fmt: skip
-    """What is stuck, oldest first, and how many messages wait behind each key."""
+    """What is stuck and what is first of its queue, oldest first, and how many messages wait behind each."""
     from dovetail_relay.operate.stuck import listed
 
     given = invocation(context)
@@ -96,7 +96,8 @@ def _advice(found: dict[str, Any], settings: Settings) -> str:
     from dovetail_relay.parking import BEHIND
 
     if found["reason"] == BEHIND:
-        return f"dovetail stuck show {found['head']}, which it waits behind" if found["head"] else "dovetail stuck list"
+        release = f"dovetail stuck release --id {found['id']}, for nothing is before it any more"
+        return f"dovetail stuck show {found['head']}, which it waits behind" if found["head"] else release
     names = ("id", "state", "reason", "message", "payload_bytes", "kept")
     return next_of(Case(**{name: found[name] for name in names}), settings.kafka.properties)
 

@@ -8,7 +8,7 @@ checkpoint whether the step was committed. So each step takes effect once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ MANY_ATTEMPTS: Final = 5
 KINDS: Final[tuple[Kind, ...]] = ("release", "discard", "replay")
 # Numbers in a command's progress that count no events.
 _NO_COUNTS: Final = frozenset({"step", "attempts"})
+_NOTHING_LEFT: Final[Mapping[str, Any]] = {}
 
 
 class OperatorDesk:
@@ -71,7 +72,7 @@ class OperatorDesk:
         self._finished = False
         self._waits = False
         self._look_due = False
-        self._end: tuple[End, str] | None = None  # what is to be settled as soon as the audit log is free
+        self._end: tuple[End, str, Mapping[str, Any]] | None = None  # what is to be settled as soon as the audit log is free
 
     # -- what is asked for --------------------------------------------------------------------------------------------
 
@@ -219,17 +220,18 @@ class OperatorDesk:
         self._finished = True
         if self._task is None or self._task.waits():
             return
-        self._settle("done", self._task.outcome())
+        left = self._task.left()
+        self._settle("done", self._task.outcome(), left)
 
-    def _settle(self, state: End, outcome: str) -> None:
+    def _settle(self, state: End, outcome: str, left: Mapping[str, Any] = _NOTHING_LEFT) -> None:
         if self._command is None:
             return
         facts = {name: value for name, value in self._counts.durable.items() if name != "after"}
         try:
-            self._commands.settle(self._command.id, state, outcome, **facts)
+            self._commands.settle(self._command.id, state, outcome, **facts, **left)
         except PostgresUnavailable:
             # Somebody holds the audit log; a session that is gone is noticed by the next pulse.
-            self._end = (state, outcome)
+            self._end = (state, outcome, left)
             return
         log(LogEvent.COMMAND_SETTLED, outcome, command=self._command.id, state=state)
         self._drop()

@@ -38,7 +38,7 @@ class Release:
         self._after = 0
         self._began_after = 0
         self._stopped: set[Hold] = set()
-        self._stuck = 0
+        self._still_stuck: list[str] = []
         self._step: dict[Place, tuple[int, Hold]] = {}
         if self._discards:
             session.rows(queries["desk_condemn"], self._chosen)
@@ -103,11 +103,21 @@ class Release:
 
     def outcome(self) -> str:
         done = self._counts.durable
-        passed = self._ahead()["passed"]
+        passed, standing = self._ahead()["passed"], len(self._standing())
         return (
             f"published {done['published']}, discarded {done['discarded'] + passed}, "
-            f"still stuck {self._stuck} with what is behind them"
+            f"still stuck {len(self._still_stuck) + standing} with what is behind them"
+            + ("; the relay stands before one, and goes on by itself once its cause is gone" if standing else "")
         )
+
+    def left(self) -> dict[str, Any]:
+        left = [*self._standing(), *self._still_stuck]
+        return {"still_stuck": len(left), "first_stuck": left[0]} if left else {}
+
+    def _standing(self) -> list[str]:
+        if self._discards:
+            return []
+        return [row["id"] for row in self._session.rows(queries["desk_standing"], self._chosen)]
 
     def _ahead(self) -> dict[str, Any]:
         return self._session.rows(queries["desk_condemned"], {"relay": self._chosen["relay"], "command": self._id})[0]
@@ -136,10 +146,10 @@ class Release:
         if hold in self._stopped:
             return
         self._stopped.add(hold)
-        self._stuck += 1
-        self._session.rows(
+        found = self._session.rows(
             queries["desk_still_stuck"], {"seq": seq, "reason": stuck.reason, "message": str(stuck)[:1000]}
         )
+        self._still_stuck += [row["id"] for row in found]
 
 
 def wanted(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ and exactly once: the inbox absorbs what it knows.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from dovetail_relay.decode.pgoutput import standard_row
 from dovetail_relay.desk.task import Counts, Work, row_of, stored_place
@@ -19,6 +19,8 @@ from dovetail_schemas.headers import REPLAY
 from dovetail_schemas.sql import queries
 
 _AFTER: Final = "after"
+# The relay's own client says the same as the broker.
+_WHOSE_LIMIT: Final = ', the limit is kafka."message.max.bytes" or the topic\'s max.message.bytes'
 
 
 class Replay:
@@ -31,7 +33,7 @@ class Replay:
         self._relay = relay
         self._intake = intake
         self._counts = counts
-        self._refused: set[Place] = set()
+        self._refused: dict[Place, str] = {}
         self._closed: dict[str, str] = {}
         # Why the first of those could not go out that could not; a successor finds it anew, or it is not told.
         self._first: str | None = None
@@ -69,7 +71,8 @@ class Replay:
             topic = self._topic or record.topic
             if place in self._refused or topic in self._closed:
                 stuck += 1
-                self._first = self._first or f"topic {topic} {self._closed.get(topic, 'refuses it')}"
+                closed = self._closed.get(topic)
+                self._first = self._first or (self._refused[place] if closed is None else f"topic {topic} {closed}")
                 continue
             records.append(record._replace(topic=topic, headers=[*record.headers, self._mark]))
         behind = found[-1]["n"] + 1 - after
@@ -79,11 +82,16 @@ class Replay:
         del number
 
     def refused(self, places: list[Place], topics: dict[str, str]) -> None:
-        self._refused.update(places)
+        for place in places:
+            code = self._intake.parking.refused.get(place, "for what it is")
+            self._refused[place] = f"Kafka refuses it: {code}" + (_WHOSE_LIMIT if code == "MSG_SIZE_TOO_LARGE" else "")
         self._closed.update(topics)
 
     def waits(self) -> bool:
         return False
+
+    def left(self) -> dict[str, Any]:
+        return {}
 
     def outcome(self) -> str:
         done = self._counts.durable

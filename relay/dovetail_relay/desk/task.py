@@ -46,6 +46,10 @@ class Task(Protocol):
         """What was done, in one line."""
         ...
 
+    def left(self) -> dict[str, Any]:
+        """What of it could not be done, for the command's row: `still_stuck` and the id of the `first_stuck`."""
+        ...
+
 
 @dataclass(slots=True)
 class Counts:

@@ -48,7 +48,7 @@ def line(held: Held) -> str:
     """What happened to it, for a person."""
     since = _moment(held.parked_at)
     said = {
-        _WAITING: f"since {since}, behind event {held.head or 'of its key'} ({held.head_reason or 'gone meanwhile'})",
+        _WAITING: f"since {since}, {_behind_what(held)}",
         "parked": f"parked since {since} ({held.reason}): {held.message}",
         "halting": f"the relay stands before it since {since} ({held.reason}): {held.message}",
         "condemned": f"{_given_up(held)}; the relay passes over it when it comes by",
@@ -71,14 +71,19 @@ def settled_line(event_id: str, held: Held) -> str | None:
 def finding_of(event_id: str, held: Held, properties: Mapping[str, str | Secret], *, kept: bool) -> Finding | None:
     """What is wrong with it; None for what somebody, or its route, has decided."""
     if held.station == _WAITING:
-        words = f"it waits behind event {held.head or 'of its key'} ({held.head_reason or 'gone meanwhile'})"
-        return Finding(StuckMessage.name, words, f"dovetail stuck show {held.head or event_id}")
+        following = f"dovetail stuck show {held.head}" if held.head else f"dovetail stuck release --id {event_id}"
+        return Finding(StuckMessage.name, f"it waits {_behind_what(held)}", following)
     case = Case(event_id, held.state, held.reason, held.message, held.payload_bytes, kept)
     if held.state == "halting":
         return Finding(PoisonHeld.name, f"the relay stands before it ({held.reason})", next_of(case, properties))
     if held.state == "parked":
         return Finding(StuckMessage.name, f"it is parked ({held.reason})", next_of(case, properties))
     return None
+
+
+def _behind_what(held: Held) -> str:
+    # A release that ended early has let go what was first in its queue, and not the rest.
+    return f"behind event {held.head} ({held.head_reason})" if held.head else "behind nothing any more: it can go out"
 
 
 def _given_up(held: Held) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from dovetail_relay.config import Settings
+from dovetail_relay.parking import BEHIND
 from dovetail_relay.setup.connect import one, rows, session
 from dovetail_schemas.sql import queries
 
@@ -30,7 +31,8 @@ def listed(
             for row in rows(connection, queries["stuck_behind"], {"relay": relay})
         }
     for row in found:
-        row["waiting"] = waiting.get((row["topic"], row["key"]), 0)
+        waits_itself = row["reason"] == BEHIND and row.pop("leads")
+        row["waiting"] = max(waiting.get((row["topic"], row["key"]), 0) - waits_itself, 0)
     return found
 
 

@@ -89,8 +89,11 @@ JOIN unnest(%(topics)s::text[], %(keys)s::bytea[]) AS wanted (topic, key) ON (to
 WHERE relay = %(relay)s AND state = 'parked'
 
 -- name: desk_still_stuck
--- Why a row could not go out this time.
-UPDATE dovetail.parked SET reason = %(reason)s, message = %(message)s WHERE seq = %(seq)s
+-- Why a row could not go out this time. How large one was that was never taken in is known from when it came by only.
+UPDATE dovetail.parked SET reason = %(reason)s,
+    message = CASE WHEN reason = 'too_large' AND %(reason)s = 'too_large' THEN message ELSE %(message)s END
+WHERE seq = %(seq)s
+RETURNING id::text AS id
 
 -- name: desk_condemn
 -- Rows before which the relay stands, and that it is to pass over.
@@ -108,6 +111,19 @@ WHERE relay = %(relay)s AND state = 'halting' AND seq <= %(upto)s
 SELECT count(*) FILTER (WHERE state = 'condemned') AS ahead,
     count(*) FILTER (WHERE state = 'discarded' AND step IS NULL) AS passed
 FROM dovetail.parked WHERE relay = %(relay)s AND command = %(command)s
+
+-- name: desk_standing
+-- Rows that a release names and before which the relay stands: it tries them again by itself, and no release can.
+SELECT id::text AS id
+FROM dovetail.parked
+WHERE relay = %(relay)s AND state = 'halting' AND seq <= %(upto)s
+    AND (%(id)s::uuid IS NULL OR id = %(id)s)
+    AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
+    AND (%(type)s::text IS NULL OR type = %(type)s)
+    AND (%(class)s::text IS NULL OR reason = %(class)s)
+    AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+ORDER BY seq
 
 -- name: desk_replayed
 -- Events that a command names, from `after` on, with their rows as the stream would have sent them. A row that is gone

@@ -1,23 +1,31 @@
 -- name: stuck_list
--- What waits, oldest first: the stuck messages, and with `behind` also what is well and waits behind them.
-SELECT id::text AS id, aggregateid AS key, type, hold_topic AS topic, reason, state, message, parked_at,
-    epoch || '/' || commit_lsn::text || '/' || index AS position, seq
-FROM dovetail.parked
-WHERE relay = %(relay)s AND state = ANY(%(states)s) AND (%(behind)s OR reason <> 'behind')
+-- What waits, oldest first: the first of each queue and every stuck message, and with `behind` also what is well and
+-- waits behind them. The first of a queue may be well: a release that ended early has let go what it waited behind.
+WITH heads AS MATERIALIZED (
+    SELECT DISTINCT ON (hold_topic, hold_key) seq FROM dovetail.parked
+    WHERE relay = %(relay)s AND state = 'parked'
+    ORDER BY hold_topic, hold_key, seq
+)
+SELECT id::text AS id, aggregateid AS key, type, hold_topic AS topic, reason, state,
+    CASE WHEN reason = 'behind' AND heads.seq IS NOT NULL THEN 'nothing is before it any more: it can go out' ELSE message END AS message,
+    parked_at, epoch || '/' || commit_lsn::text || '/' || index AS position, parked.seq, heads.seq IS NOT NULL AS leads
+FROM dovetail.parked LEFT JOIN heads ON heads.seq = parked.seq
+WHERE relay = %(relay)s AND state = ANY(%(states)s) AND (%(behind)s OR reason <> 'behind' OR heads.seq IS NOT NULL)
     AND (%(id)s::uuid IS NULL OR id = %(id)s)
     AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
     AND (%(type)s::text IS NULL OR type = %(type)s)
     AND (%(class)s::text IS NULL OR reason = %(class)s)
     AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
     AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
-ORDER BY seq
+ORDER BY parked.seq
 LIMIT %(most)s
 
 -- name: stuck_first
--- The message to look at first: the one before which the relay stands, since it holds up everything; else the oldest.
+-- The message to look at first: the one before which the relay stands, since it holds up everything; else the oldest,
+-- which waits behind nothing.
 SELECT id
 FROM dovetail.parked
-WHERE relay = %(relay)s AND state IN ('parked', 'halting', 'condemned') AND reason <> 'behind'
+WHERE relay = %(relay)s AND state IN ('parked', 'halting', 'condemned')
 ORDER BY state <> 'halting', seq
 LIMIT 1
 
