@@ -38,6 +38,7 @@ test-faults: $(STAMP) ## Break servers and networks in every way that has a test
 SEED ?= $(shell date +%s)
 MINUTES ?= 10
 faults: $(STAMP) ## Break everything at random for MINUTES, the schedule by SEED, and check the books
+	@case '$(MINUTES)' in ''|*[!0-9]*|0) echo "MINUTES=$(MINUTES) is no number of minutes, from 1 on" >&2; exit 2;; esac
 	$(BIN)/python -m pytest tests/faults/test_mix.py -rP --fault-seed $(SEED) --fault-seconds $$(( $(MINUTES) * 60 )) $(ARGS)
 
 # Each end of each range that is supported: the oldest servers together, then three brokers with replication 3.

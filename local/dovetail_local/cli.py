@@ -38,6 +38,7 @@ class Output(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+    JSONL = "jsonl"
 
 
 Directory = Annotated[
@@ -90,7 +91,7 @@ def env(directory: Directory = _DEFAULT_DIRECTORY) -> None:
 @app.command()
 def status(
     directory: Directory = _DEFAULT_DIRECTORY,
-    output: Annotated[Output, typer.Option(help="table or json.")] = Output.TABLE,
+    output: Annotated[Output, typer.Option(help="table, json or jsonl.")] = Output.TABLE,
 ) -> None:
     """Show each server's state. Exit code 5 where none runs, 3 where one is down."""
     with _errors_in_one_line():
@@ -169,9 +170,12 @@ def _print_environment(endpoints: Endpoints) -> None:
 
 
 def _print_states(states: list[ServerState], output: Output) -> None:
-    if output is Output.JSON:
+    if output is not Output.TABLE:
         fields = ("name", "state", "pid", "port", "exit_status")
-        typer.echo(json.dumps([{field: getattr(state, field) for field in fields} for state in states], indent=2))
+        found = [{field: getattr(state, field) for field in fields} for state in states]
+        each = [json.dumps(state) for state in found] if output is Output.JSONL else [json.dumps(found, indent=2)]
+        for text in each:
+            typer.echo(text)
         return
     row: Callable[..., str] = "{:<10} {:<8} {:>8} {:>6}".format
     if states:

@@ -140,7 +140,7 @@ class CheckpointLost(Halt):
 
 class PublicationChanged(Halt):
     name = "PUBLICATION_CHANGED"
-    default_remedy = "dovetail doctor, then dovetail relay accept"
+    default_remedy = "dovetail doctor"
 
 
 class PartitionsChanged(Halt):

@@ -231,7 +231,7 @@ def test_another_system_id_is_diverged_until_it_is_the_old_one_again(world: Worl
     goes_on(world, relay, 4)
 
 
-PUBLICATION = ("PUBLICATION_CHANGED", "dovetail doctor, then dovetail relay accept")
+PUBLICATION = ("PUBLICATION_CHANGED", "dovetail doctor")
 COLUMNS = "(id, aggregatetype, aggregateid, type, payload, schema_fingerprint, encoding, headers, created_at)"
 MADE_AGAIN = (
     "DROP PUBLICATION dovetail;"

@@ -52,6 +52,7 @@ def test_a_slot_is_dropped_only_with_its_name_a_reason_and_a_yes_and_the_log_say
         ("operator", "slot_drop.asked", f"slot {slot}", "moved away", slot),
         ("operator", "slot_drop.done", f"slot {slot}", "moved away", None),
     ]
-    assert "NO_SLOT" in run(world, "slot", "show", code=5)
+    said = run(world, "slot", "show", code=5)
+    assert ("NO_SLOT" in said, said.rstrip().endswith("next: dovetail recover")) == (True, True), said
     assert "NO_SLOT" in run(world, "slot", "drop", "--slot", slot, "--yes", *reason, code=5)
     world.relay().wait_for_log("relay_halted")

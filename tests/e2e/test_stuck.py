@@ -50,7 +50,7 @@ def test_a_release_publishes_the_queue_of_a_key_in_its_order_and_the_key_flows_a
 def test_a_release_whose_cause_is_still_there_changes_nothing_and_says_so(world: World) -> None:
     world.relay().wait_streaming()
     queue = held_queue(world)
-    code, printed, said = dovetail(world, "stuck", "release", "--all", "--yes", "--output", "json")
+    code, printed, said = dovetail(world, "stuck", "release", "--all", "--yes", "--reason", "x", "--output", "json")
     done = json.loads(printed)
     assert (code, done["state"], done["first_stuck"]) == (4, "done", queue[0])
     assert "still stuck 1" in done["outcome"]
@@ -79,7 +79,7 @@ def test_a_message_behind_one_that_stays_can_be_discarded_too(world: World) -> N
     assert (done["discarded"], done.get("published", 0)) == (1, 0)
     assert parked(world) == [("bad", "schema"), ("bad", "behind"), ("bad", "behind")]
     cure(world)
-    assert run(world, "stuck", "release", "--all", "--yes")["published"] == 3
+    assert run(world, "stuck", "release", "--all", "--yes", "--reason", "x")["published"] == 3
     assert order_of(world, "bad") == [queue[0], queue[1], queue[3]]
 
 
@@ -116,7 +116,7 @@ def test_a_release_takes_effect_once_though_the_relay_is_killed_in_the_middle(wo
     first.terminate()
     cure(world)
     asked = subprocess.Popen(
-        [sys.executable, "-m", "dovetail_relay", "stuck", "release", "--all", "--yes"],
+        [sys.executable, "-m", "dovetail_relay", "stuck", "release", "--all", "--yes", "--reason", "x"],
         env={**os.environ, **world.environ},
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -152,7 +152,7 @@ def test_a_second_operator_is_refused_by_name_and_a_withdrawn_command_does_nothi
     first.terminate()
     cure(world)
     asked = subprocess.Popen(
-        [sys.executable, "-m", "dovetail_relay", "stuck", "release", "--all", "--yes"],
+        [sys.executable, "-m", "dovetail_relay", "stuck", "release", "--all", "--yes", "--reason", "x"],
         env={**os.environ, **world.environ},
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -177,7 +177,7 @@ def test_a_paused_release_is_withdrawn_by_name_and_the_next_command_may_come(wor
     world.relay().wait_streaming()
     queue = held_queue(world)
     cure(world)
-    asked = Command(world, "stuck", "release", "--all", "--rate", "0.5", "--yes")
+    asked = Command(world, "stuck", "release", "--all", "--rate", "0.5", "--yes", "--reason", "x")
     wait_until(lambda: len(parked(world)) < len(queue), 20, "it has begun")
     asked.interrupt()
     assert asked.end()[0] == 130
@@ -185,7 +185,7 @@ def test_a_paused_release_is_withdrawn_by_name_and_the_next_command_may_come(wor
     assert "next: dovetail stuck release --follow, or --withdraw to end it" in said
     done = run(world, "stuck", "release", "--withdraw", "--reason", "enough")
     assert (done["kind"], done["state"]) == ("release", "withdrawn")
-    assert audited(world)[-2:] == [("release.withdraw", "enough"), ("release.withdrawn", None)]
+    assert audited(world)[-2:] == [("release.withdraw", "enough"), ("release.withdrawn", "x")]
     assert parked(world), "the rest waits still"
     assert run(world, "stuck", "discard", "--id", queue[3], "--yes", "--reason", "x")["state"] == "done"
     assert "NOTHING_UNDER_WAY" in run(world, "stuck", "release", "--withdraw", code=5)
@@ -258,7 +258,7 @@ def test_a_release_in_steps_smaller_than_the_queue_lets_all_of_it_go(world: Worl
     world.relay().wait_streaming()
     queue = held_queue(world)
     cure(world)
-    done = run(world, "stuck", "release", "--id", queue[0], "--rate", "1", "--yes")
+    done = run(world, "stuck", "release", "--id", queue[0], "--rate", "1", "--yes", "--reason", "x")
     assert (done["state"], done["published"]) == ("done", 4)
     assert parked(world) == []
     (later,) = write(world, ("bad", 4))

@@ -1,4 +1,4 @@
-"""What is left when a release does not go to its end, or cannot take along what it names: it is seen, with what to type."""
+"""What a release leaves behind that does not go to its end, or cannot take all along: it is seen, with what to type."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_rest_of_a_queue_whose_release_was_withdrawn_is_listed_and_what_is_s
     world.relay().wait_streaming()
     queue = held_queue(world)
     cure(world)
-    asked = Command(world, "stuck", "release", "--all", "--rate", "0.5", "--yes")
+    asked = Command(world, "stuck", "release", "--all", "--rate", "0.5", "--yes", "--reason", "x")
     wait_until(lambda: len(parked(world)) < len(queue), 20, "it has begun")
     asked.interrupt()
     assert asked.end()[0] == 130

@@ -31,7 +31,7 @@ def test_what_waits_keeps_its_place_where_its_route_names_another_topic_now(worl
     wait_until(lambda: ("good", 9) in out(world), 20, "the other key flows")
     assert parked(world)[-1] == ("bad", "behind")
     cure(world)
-    run(world, "stuck", "release", "--id", last, "--yes")
+    run(world, "stuck", "release", "--id", last, "--yes", "--reason", "x")
     assert order_of(world, "bad") == [*queue, last]
 
 
@@ -52,6 +52,6 @@ def test_what_waits_keeps_its_place_while_its_route_is_gone_and_once_it_is_back(
     without.terminate()
     world.relay().wait_streaming()
     cure(world)
-    done = run(world, "stuck", "release", "--id", queue[1], "--yes")
+    done = run(world, "stuck", "release", "--id", queue[1], "--yes", "--reason", "x")
     assert done["published"] == 2
     assert order_of(world, "bad") == queue

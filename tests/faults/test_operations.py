@@ -17,7 +17,7 @@ from dovetail_relay.operate.commands import submit
 from support.losses import checkpoint_lost, delete_records
 from support.operator import Command, run
 from support.relay import RelayProcess
-from support.stuck import UNKNOWN, cure, order_of, out, parked, write, write_unencodable
+from support.stuck import UNKNOWN, cure, held_queue, order_of, out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world, read_records
 from support.writers import numbered
@@ -274,3 +274,18 @@ def test_a_recovery_finds_again_what_was_dated_hours_ahead(world: World) -> None
     checkpoint_lost(world, None)  # type: ignore[arg-type]
     recovered(world)
     assert ids(world) == [str(ahead)]
+
+
+def test_whoever_follows_a_command_whose_relay_has_died_is_told_to_start_one(world: World) -> None:
+    world.environ["DOVETAIL_DELIVERY__BATCH_ROWS"] = "1"
+    relay = world.relay().wait_streaming()
+    queue = held_queue(world)
+    cure(world)
+    asked = Command(world, "stuck", "release", "--all", "--rate", "0.5", *GO)
+    wait_until(lambda: len(parked(world)) < len(queue), 20, "it has begun")
+    relay.kill()
+    wait_until(lambda: "; next: dovetail relay run" in asked.said(), 30, "it is told")
+    world.relay()
+    code, out, said = asked.end()
+    assert code == 0, out + said
+    assert parked(world) == []

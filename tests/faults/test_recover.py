@@ -120,7 +120,7 @@ def test_a_halted_relay_is_told_to_recover_and_the_way_there_is_shown(world: Wor
         slot_dropped(world, writers)
         more(writers, 15)
         relay = world.relay().wait_for_log("relay_halted")
-        code, out, err = dovetail(world, "recover", "--yes")
+        code, out, err = dovetail(world, "recover", "--yes", "--reason", "x")
         assert code == 0, out + err
         assert "running" in err
         assert re.search(r"^outcome +published \d+ missing of \d+ rows looked at, in epoch 2$", out, re.MULTILINE), out
@@ -215,7 +215,7 @@ def test_the_dry_run_names_exactly_what_the_recovery_then_publishes(world: World
     assert (seen["unknown"], seen["parked"], seen["phantoms"]) == ([], 0, seen["phantoms"])
     assert executed(world, "SELECT count(*) FROM dovetail.command") == [(0,)]
     # Nothing is done without a yes.
-    code, _, err = dovetail(world, "recover")
+    code, _, err = dovetail(world, "recover", "--reason", "x")
     assert (code, "--yes" in err) == (2, True)
     command = asked(world)
     world.relay()
@@ -264,9 +264,9 @@ def test_a_second_operator_waits_for_the_first_who_may_withdraw(world: World) ->
     relay.kill()
     with world.writers() as writers:
         slot_dropped(world, writers)
-    first = Command(world, "recover", "--yes")
+    first = Command(world, "recover", "--yes", "--reason", "x")
     wait_until(lambda: is_pending(world), 20, "the command is written")
-    code, _, err = dovetail(world, "recover", "--yes")
+    code, _, err = dovetail(world, "recover", "--yes", "--reason", "x")
     assert code == 1
     assert re.search(r"COMMAND_UNDER_WAY: command \d+ \(recover\) of operator, pending since 20", err), err
     first.interrupt()
@@ -285,7 +285,7 @@ def test_another_server_needs_a_new_epoch_and_what_it_lost_is_named(world: World
         diverged(world, writers)
         executed(world, f"DELETE FROM dovetail.outbox WHERE id = '{gone}' RETURNING id")
         more(writers, 15)
-        code, _, err = dovetail(world, "recover", "--yes")
+        code, _, err = dovetail(world, "recover", "--yes", "--reason", "x")
         assert (code, "--new-epoch" in err) == (2, True), err
         command = asked(world, new_epoch=True)
         world.relay().wait_streaming()
@@ -315,7 +315,7 @@ def test_a_strangers_slot_of_the_same_name_is_not_dropped(world: World) -> None:
     slot = world.settings().relay.slot
     superuser(world, f"SELECT pg_create_physical_replication_slot('{slot}')")
     try:
-        operator = Command(world, "recover", "--yes")
+        operator = Command(world, "recover", "--yes", "--reason", "x")
         wait_until(lambda: is_pending(world), 20, "the command is written")
         world.relay()
         code, _, err = operator.end()

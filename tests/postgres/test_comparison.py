@@ -120,7 +120,9 @@ def test_a_row_that_is_not_in_the_books_is_found_at_every_age(place: Place, age:
 
 
 @pytest.mark.parametrize("age", [2, HOUR])
-def test_a_difference_is_told_by_the_next_leader_from_its_first_look_on_until_it_is_gone(place: Place, age: int) -> None:
+def test_a_difference_is_told_by_the_next_leader_from_its_first_look_on_until_it_is_gone(
+    place: Place, age: int
+) -> None:
     with place.owner() as owner:
         owner.execute(
             "INSERT INTO dovetail.relay (name, slot, system_id, consistent_point, publication_fingerprint)"

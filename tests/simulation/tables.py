@@ -390,6 +390,8 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
 }
 # Most runs park nothing: these have nothing to find in an empty table.
 _OF_PARKED: Final = frozenset(
-    ["parked_drop_beyond", "parked_drop_passed", "parked_held", "parked_standing", "parked_topics"]
-    + ["desk_queue", "desk_unmark", "desk_let_go"]
+    (
+        *("parked_drop_beyond", "parked_drop_passed", "parked_held", "parked_standing", "parked_topics"),
+        *("desk_queue", "desk_unmark", "desk_let_go"),
+    )
 )

@@ -37,6 +37,10 @@ class Command:
         """Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
+    def said(self) -> str:
+        """What it has written on stderr so far."""
+        return self._err.read_text()
+
     def end(self) -> tuple[int, str, str]:
         """(exit code, stdout, stderr)."""
         code = self._process.wait(_SECONDS)

@@ -89,6 +89,32 @@ def test_the_version_goes_to_stdout(argv: list[str], capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.startswith("dovetail 0.")
 
 
+def test_the_version_is_data_where_data_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"].startswith("0.")
+
+
+@pytest.mark.parametrize(
+    ("argv", "path"),
+    [(["replay", "--id"], "replay"), (["stuck", "list", "--key"], "stuck list"), (["--output", "json", "x"], "")],
+)
+def test_an_error_of_usage_points_to_the_help_of_its_own_command(
+    argv: list[str], path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err.endswith(f"; next: dovetail {path} --help\n".replace("  ", " "))
+
+
+@pytest.mark.parametrize("command", [["stuck", "release"], ["stuck", "discard"], ["replay"], ["recover"]])
+def test_a_command_is_followed_or_ended_and_not_both(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**HERE, "DOVETAIL_POSTGRES__OPERATOR_DSN": HERE["DOVETAIL_POSTGRES__DSN"]}.items():
+        monkeypatch.setenv(name, value)
+    assert main([*command, "--follow", "--withdraw"]) == 2
+    assert "follow it or end it, not both" in capsys.readouterr().err
+
+
 def test_each_problem_of_the_configuration_is_a_line_of_its_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,22 @@ def test_a_halt_is_told_with_its_command_and_not_its_consequence() -> None:
     assert [line.line() for line in found] == ["GAP: the relay has halted; next: dovetail recover"]
 
 
+@pytest.mark.parametrize(
+    ("seen", "remedy"),
+    [
+        (with_database(slot=None), "dovetail recover"),
+        (
+            replace(WELL, kafka=KafkaSide(None, problem="it is gone", missing=True)),
+            "dovetail init, then dovetail recover",
+        ),
+        (replace(WELL, kafka=KafkaSide(None)), "dovetail recover"),
+    ],
+)
+def test_what_is_gone_is_made_by_the_command_that_is_named(seen: Seen, remedy: str) -> None:
+    (found,) = verdict.findings_of(seen, verdict.lag_of(seen), 60)
+    assert found.next == remedy
+
+
 def leader_line(seen: Seen) -> str:
     lag = verdict.lag_of(seen)
     halt = verdict.halt_in(seen, verdict.findings_of(seen, lag, 60))

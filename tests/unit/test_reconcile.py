@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail_relay.nouns import Sum
+from dovetail_relay.reconcile.report import verdict
+from dovetail_relay.reconcile.run import Named, Report, What
 from dovetail_relay.reconcile.sums import HOUR, MINUTE, Added, Slice, put, sliced
 from dovetail_relay.reconcile.window import NoWindow, Window, moment, window
 
@@ -107,3 +110,27 @@ def test_the_window_begins_where_rows_are_surely_kept_and_ends_with_this_minute(
 def test_a_window_without_a_minute_is_refused(since: str | None, until: str | None) -> None:
     with pytest.raises(NoWindow):
         window(since and moment(since), until and moment(until), now=NOW, retention_days=7)
+
+
+def report_of(missing: list[Named]) -> Report:
+    nothing = cast("Any", None)
+    found = Report("dovetail", Window(MIDNIGHT, MIDNIGHT + DAY), nothing, Added(), nothing)
+    for one in missing:
+        found.count("t", 0, What.MISSING)
+        found.name(one)
+    return found
+
+
+@pytest.mark.parametrize("missing", [1, 5, 6, 256])
+def test_what_is_missing_can_be_typed_whatever_its_number(missing: int) -> None:
+    start = datetime(2026, 1, 31, 12, 0, 59, tzinfo=UTC)
+    events = [
+        Named(What.MISSING, uuid.UUID(int=number), "t", start + timedelta(seconds=number), "T")
+        for number in range(missing)
+    ]
+    _, _, said = verdict(report_of(events)).partition("next: dovetail replay ")
+    if missing <= 5:
+        assert said.startswith(" ".join(f"--id {event.id}" for event in events) + " --reason …")
+    else:
+        until = (start + timedelta(seconds=missing - 1 + 60)).strftime("%H:%MZ")
+        assert said.startswith(f"--since 2026-01-31T12:00Z --until 2026-01-31T{until} --reason …")

@@ -9,7 +9,7 @@ import typer
 from dovetail_relay.cli.choosing import Withdraw
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import invocation
-from dovetail_relay.cli.operator import NEEDS, confirmed, give_up, print_one, reason_of, say_one, see_through, under_way
+from dovetail_relay.cli.operator import NEEDS, confirmed, joined, print_one, reason_of, say_one, see_through
 from dovetail_relay.cli.words import say
 from dovetail_relay.errors import PublicationChanged
 
@@ -20,7 +20,7 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_com
 
 _ROWS_BETWEEN = (
     "rows that were inserted while the publication was another one may not have been published, and are not looked "
-    "for; next: dovetail reconcile"
+    "for here: dovetail doctor says how all of them go out; afterwards dovetail reconcile names those that are missing"
 )
 _KEYS_MOVE = "keys have moved: events of one key may lie in two partitions, and readers may see the newer one first"
 
@@ -43,11 +43,7 @@ def accept(
 
     given = invocation(context)
     settings = given.settings(needs=NEEDS)
-    if withdraw:
-        give_up(settings, "accept", given.output, reason_of(reason))
-        return
-    if follow:
-        see_through(settings, under_way(settings, "accept"), given.output)
+    if joined(settings, "accept", given.output, reason_of(reason), follow=follow, withdraw=withdraw):
         return
     why = None if dry_run else reason_of(reason, required=True)
     seen = diagnose(settings)

@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
     except typer.Abort:
         return _tell(["interrupted"], failures.INTERRUPTED)
     except _ClickException as error:
-        return _usage(error)
+        return _usage(error, argv)
     except BrokenPipeError:
         # The reader of our output has gone; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -90,11 +90,23 @@ def run(argv: Sequence[str]) -> int:
     return result if isinstance(result, int) else failures.DONE
 
 
-def _usage(error: Any) -> int:
+def _path(argv: Sequence[str]) -> str:
+    """The command whose options could not be told apart: the parser does not say which it was."""
+    command: Any = typer.main.get_command(app)
+    path = "dovetail"
+    for word in command_words(argv):
+        command = command.get_command(None, word) if hasattr(command, "get_command") else None
+        if command is None:
+            break
+        path = f"{path} {word}"
+    return path
+
+
+def _usage(error: Any, argv: Sequence[str]) -> int:
     message = error.format_message().strip().rstrip(".")
     message = message[:1].lower() + message[1:]
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "dovetail"
+    path = _path(argv) if context is None else context.command_path
     if not isinstance(error, _UsageError):
         return _tell([message], failures.FAILED)
     if not message or type(error).__name__ == "NoArgsIsHelpError":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated, Any
 
 import typer
 
 from dovetail_relay.cli.failures import CheckFound, NothingToDo
 from dovetail_relay.cli.invocation import invocation
+from dovetail_relay.cli.moments import FORMS, moment_of
 from dovetail_relay.cli.words import say, write
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ def list_entries(
     context: typer.Context,
     *,
     since: Annotated[
-        str | None, typer.Option(help="From this moment on: 2026-01-31, or with a time.", envvar="DOVETAIL_AUDIT_SINCE")
+        str | None, typer.Option(help=f"From this moment on: {FORMS}.", envvar="DOVETAIL_AUDIT_SINCE")
     ] = None,
     action: Annotated[
         str | None, typer.Option(help="`recover`, or one step of it: `recover.done`.", envvar="DOVETAIL_AUDIT_ACTION")
@@ -45,7 +46,7 @@ def list_entries(
 
     given = invocation(context)
     settings = given.settings(needs=("postgres.operator_dsn",))
-    found = audit.entries(settings, since=_moment(since), action=action, actor=actor, most=limit)
+    found = audit.entries(settings, since=moment_of(since, "--since"), action=action, actor=actor, most=limit)
     if not found:
         raise NothingToDo("NO_ENTRY: the audit log has no such entry")
     _show(found, given.output)
@@ -109,13 +110,3 @@ def _show(found: list[dict[str, Any]], output: str) -> None:
     else:
         shown = [{name: None if row[name] is None else printable(row[name]) for name in _COLUMNS} for row in rows]
         write(table(shown, _COLUMNS))
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text[:40]!r} is no date such as 2026-01-31T08:00", param_hint="--since") from None
-    return moment if moment.tzinfo else moment.astimezone()

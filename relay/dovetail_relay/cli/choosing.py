@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+
+from dovetail_relay.cli.moments import FORMS, moment_of
 
 EventId = Annotated[str | None, typer.Option("--id", help="This event.", envvar="DOVETAIL_ID")]
 Key = Annotated[str | None, typer.Option("--key", help="Events of this key (aggregateid).", envvar="DOVETAIL_KEY")]
@@ -15,10 +16,7 @@ Class = Annotated[
     str | None,
     typer.Option("--class", help="Messages stuck for this reason: schema, refused, topic …", envvar="DOVETAIL_CLASS"),
 ]
-Since = Annotated[
-    str | None, typer.Option("--since", help="From this time on: 2026-01-31T12:00Z, or 15m, 2h, 3d ago.",
-                             envvar="DOVETAIL_SINCE")
-]  # fmt: skip
+Since = Annotated[str | None, typer.Option("--since", help=f"From this time on: {FORMS}.", envvar="DOVETAIL_SINCE")]
 Until = Annotated[
     str | None, typer.Option("--until", help="Before this time, written like --since.", envvar="DOVETAIL_UNTIL")
 ]
@@ -38,8 +36,6 @@ Rate = Annotated[
     float | None, typer.Option("--rate", min=0.1, help="At most so many events per second.", envvar="DOVETAIL_RATE")
 ]
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 
 def uuid_of(text: str, hint: str = "--id") -> UUID:
     """An event's id. Raises a usage error that shows what was given, shortened."""
@@ -49,25 +45,6 @@ def uuid_of(text: str, hint: str = "--id") -> UUID:
         from dovetail_relay.observe.printable import printable, shortened
 
         raise typer.BadParameter(f"{shortened(printable(text), 80)!r} is not a UUID", param_hint=hint) from None
-
-
-def moment_of(text: str | None, hint: str) -> datetime | None:
-    """A moment: RFC 3339 with its offset, or an age such as 15m."""
-    if text is None:
-        return None
-    unit = _UNITS.get(text[-1:])
-    if unit is not None and text[:-1].isdecimal() and len(text) <= 8:
-        return datetime.now(UTC) - timedelta(**{unit: int(text[:-1])})
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise typer.BadParameter(
-            f"{text[:80]!r} is no moment; write 2026-01-31T12:00:00Z, with its offset, or an age such as 15m",
-            param_hint=hint,
-        )
-    return moment
 
 
 def chosen_by(

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 NEEDS = ("postgres.operator_dsn", "kafka.bootstrap_servers")
 _LONGEST_REASON = 1000
 # What a replay leaves behind is parked nowhere: its row is kept, and it is asked for anew.
-_AGAIN = (
-    "take away the cause, which the outcome names, then dovetail replay --id EVENT_ID --reason … again"
-)
+_AGAIN = "take away the cause, which the outcome names, then dovetail replay --id EVENT_ID --reason … again"
 
 
 def reason_of(text: str | None, *, required: bool = False) -> str | None:
-    """The reason as it goes into the audit log."""
+    """The reason as it goes into the audit log. One that is required is asked for where there is a terminal."""
+    if text is None and required and sys.stdin.isatty():
+        text = str(typer.prompt("Why? In a few words, for the audit log", err=True))
     said = " ".join((text or "").split())
     if not said and (required or text is not None):
         raise typer.BadParameter("say why, in a few words: it goes into the audit log", param_hint="--reason")
@@ -43,24 +43,42 @@ def confirmed(question: str, *, yes: bool) -> None:
         raise typer.Abort
 
 
-def under_way(settings: Settings, *kinds: Kind) -> Command:
-    """The command to follow. Raises NothingToDo where none is under way."""
-    from dovetail_relay.operate.commands import active
+def under_way(settings: Settings, kind: Kind) -> Command:
+    """The command to follow. Raises NothingToDo where none is under way, with the end of the one that was."""
+    from dovetail_relay.observe.printable import printable
+    from dovetail_relay.operate.commands import active, last
 
-    command = active(settings, *kinds)
+    command = active(settings, kind)
     if command is None:
-        raise NothingToDo(f"NOTHING_UNDER_WAY: no {' or '.join(kinds)} is under way")
+        before = last(settings, kind)
+        told = "" if before is None else f"; the last one, command {before.id}, is {before.state}: {before.outcome}"
+        raise NothingToDo(printable(f"NOTHING_UNDER_WAY: no {kind} is under way{told}; next: dovetail audit list"))
     return command
+
+
+def joined(
+    settings: Settings, kind: Kind, output: Output, reason: str | None, *, follow: bool, withdraw: bool
+) -> bool:  # fmt: skip
+    """Follow or end the command of this kind that is under way, where that was asked for; whether it was."""
+    if follow and withdraw:
+        raise typer.BadParameter("follow it or end it, not both", param_hint="--follow, --withdraw")
+    if withdraw:
+        give_up(settings, kind, output, reason)
+    elif follow:
+        go_on(settings, kind, output)
+    return follow or withdraw
 
 
 def go_on(settings: Settings, kind: Kind, output: Output) -> None:
     """Follow the command of this kind that is under way; one that is paused goes on."""
     from dovetail_relay.operate.commands import want
+    from dovetail_relay.source.commands import FOR_HALTED
 
     command = under_way(settings, kind)
     if command.wanted == "pause":
         want(settings, command, "run")
-    see_through(settings, command, output, pausable=True, total=command.arguments.get("events"))
+    pausable = kind not in FOR_HALTED
+    see_through(settings, command, output, pausable=pausable, total=command.arguments.get("events"))
 
 
 def give_up(settings: Settings, kind: Kind, output: Output, reason: str | None) -> None:

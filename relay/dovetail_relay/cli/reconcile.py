@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dovetail_relay.cli.failures import CheckFound, NothingToDo
 from dovetail_relay.cli.invocation import invocation
+from dovetail_relay.cli.moments import FORMS, span_of
 from dovetail_relay.cli.words import say, table, write
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
@@ -23,7 +24,7 @@ def reconcile(
     *,
     since: Annotated[
         str | None,
-        typer.Option(help="From when on: 2026-01-31, 2026-01-31T12:00Z, or 6h for six hours ago. The oldest day kept.",
+        typer.Option(help=f"From when on: {FORMS}. The oldest day kept.",
                      envvar="DOVETAIL_RECONCILE_SINCE"),
     ] = None,
     until: Annotated[
@@ -40,7 +41,7 @@ def reconcile(
     from dovetail_relay.reconcile.window import NoWindow
 
     given = invocation(context)
-    spans = {"--since": _moment(since, "--since"), "--until": _moment(until, "--until")}
+    spans = {"--since": span_of(since, "--since"), "--until": span_of(until, "--until")}
     settings = given.settings()
     if settings.outbox.foreign:
         raise NothingToDo("NOT_OURS: a table of your own has no transaction ids to compare by; next: dovetail status")
@@ -67,17 +68,6 @@ def reconcile(
     if not found.balanced:
         raise CheckFound(printed.verdict(found))
     say(f"dovetail: {printed.verdict(found)}")
-
-
-def _moment(text: str | None, option: str) -> Any:
-    from dovetail_relay.reconcile.window import moment
-
-    try:
-        return None if text is None else moment(text)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"{_safe(text)!r} is neither a time such as 2026-01-31T12:00Z nor an age such as 6h", param_hint=option
-        ) from None
 
 
 def _safe(text: object) -> str:

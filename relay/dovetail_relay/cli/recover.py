@@ -9,7 +9,7 @@ import typer
 from dovetail_relay.cli.choosing import Withdraw
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import invocation
-from dovetail_relay.cli.operator import NEEDS, confirmed, give_up, print_one, reason_of, say_one, see_through, under_way
+from dovetail_relay.cli.operator import NEEDS, confirmed, joined, print_one, reason_of, say_one, see_through
 from dovetail_relay.cli.words import Output, say
 
 if TYPE_CHECKING:
@@ -39,19 +39,15 @@ def recover(
 
     given = invocation(context)
     settings = given.settings(needs=NEEDS)
-    if withdraw:
-        give_up(settings, "recover", given.output, reason_of(reason))
+    if joined(settings, "recover", given.output, reason_of(reason), follow=follow, withdraw=withdraw):
         return
-    if follow:
-        see_through(settings, under_way(settings, "recover"), given.output)
-        return
-    why = reason_of(reason)
     seen = diagnose(settings)
     if dry_run:
         _look(settings, seen, given.output)
     _curable(settings, seen)
     if dry_run:
         return
+    why = reason_of(reason, required=True)
     halt = seen.halt
     name = "" if halt is None else halt.name
     if name == "DIVERGED" and not new_epoch:

@@ -19,12 +19,12 @@ from dovetail_relay.cli.choosing import (
     Until,
     Withdraw,
     Yes,
-    moment_of,
     uuid_of,
 )
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import Invocation, invocation
-from dovetail_relay.cli.operator import NEEDS, confirmed, give_up, go_on, print_one, reason_of, say_one, see_through
+from dovetail_relay.cli.moments import moment_of
+from dovetail_relay.cli.operator import NEEDS, confirmed, joined, print_one, reason_of, say_one, see_through
 from dovetail_relay.cli.words import say
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def replay(
     given = invocation(context)
     why = reason_of(reason, required=not (dry_run or follow or withdraw))
     settings = given.settings(needs=NEEDS)
-    if withdraw or follow:
-        give_up(settings, "replay", given.output, why) if withdraw else go_on(settings, "replay", given.output)
+    if joined(settings, "replay", given.output, why, follow=follow, withdraw=withdraw):
         return
     _refuse_foreign(settings)
     words = {"ids": event_ids, "key": key, "type": event_type, "since": since, "until": until, "lsn": lsn}
@@ -169,20 +168,28 @@ def _narrow(settings: Settings, asked: _Asked) -> int | None:
 
 
 def _range(text: str) -> tuple[Any, Any]:
-    from dovetail_relay.nouns import parse_lsn
     from dovetail_relay.observe.printable import printable, shortened
 
     first, dots, last = text.partition("..")
     try:
-        found = parse_lsn(first), parse_lsn(last)
+        found = _lsn(first), _lsn(last if dots else first)
     except ValueError:
         found = None
-    if not dots or found is None or found[0] > found[1]:
+    if found is None or found[0] > found[1]:
         raise typer.BadParameter(
-            f"{shortened(printable(text), 80)!r} is no range; write 0/16B3740..0/16C0000, the smaller one first",
+            f"{shortened(printable(text), 80)!r} is no range; write 0/16B3740..0/16C0000, the smaller one first, or "
+            "one position as status shows it",
             param_hint="--lsn",
         )
     return found
+
+
+def _lsn(text: str) -> Any:
+    """An LSN; also out of a position as `status` and `stuck list` show it: epoch/LSN/index, or LSN/index."""
+    from dovetail_relay.nouns import parse_lsn
+
+    parts = text.split("/")
+    return parse_lsn(text if len(parts) == 2 else "/".join(parts[-3:-1]))
 
 
 def _found(settings: Settings, asked: _Asked, epoch: int | None) -> Found:

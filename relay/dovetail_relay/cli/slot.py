@@ -21,13 +21,13 @@ app = typer.Typer(
 @app.command()
 def show(context: typer.Context) -> None:
     """What the server says of the slot: who uses it, where it stands, how much WAL it keeps."""
-    from dovetail_relay.operate.slot import shown
+    from dovetail_relay.operate.slot import made_by, shown
 
     given = invocation(context)
     settings = given.settings()
     facts = shown(settings)
     if facts is None:
-        raise NothingToDo(f"NO_SLOT: slot {settings.relay.slot} does not exist; next: dovetail init")
+        raise NothingToDo(f"NO_SLOT: slot {settings.relay.slot} does not exist; next: {made_by(settings)}")
     print_one(facts, given.output)
 
 

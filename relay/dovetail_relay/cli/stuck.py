@@ -24,7 +24,7 @@ from dovetail_relay.cli.choosing import (
 )
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import Invocation, invocation
-from dovetail_relay.cli.operator import NEEDS, confirmed, give_up, go_on, print_one, reason_of, see_through
+from dovetail_relay.cli.operator import NEEDS, confirmed, joined, print_one, reason_of, see_through
 from dovetail_relay.cli.words import say, show
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _advice(found: dict[str, Any], settings: Settings) -> str:
     from dovetail_relay.parking import BEHIND
 
     if found["reason"] == BEHIND:
-        release = f"dovetail stuck release --id {found['id']}, for nothing is before it any more"
+        release = f"dovetail stuck release --id {found['id']} --reason …, for nothing is before it any more"
         return f"dovetail stuck show {found['head']}, which it waits behind" if found["head"] else release
     names = ("id", "state", "reason", "message", "payload_bytes", "kept")
     return next_of(Case(**{name: found[name] for name in names}), settings.kafka.properties)
@@ -124,7 +124,7 @@ def release(
     given = invocation(context)
     chosen = chosen_by(event_id=event_id, key=key, event_type=event_type, since=since, until=until, reason=reason_class)
     _command(given, "release", chosen, everything=everything, rate=rate, dry_run=dry_run,
-             reason=reason_of(reason), yes=yes, follow=follow, withdraw=withdraw)  # fmt: skip
+             reason=reason, yes=yes, follow=follow, withdraw=withdraw)  # fmt: skip
 
 
 @app.command()
@@ -147,9 +147,8 @@ def discard(
     """Give the chosen messages up, and publish what waited behind them. The rows stay in the outbox."""
     given = invocation(context)
     chosen = chosen_by(event_id=event_id, key=key, event_type=event_type, since=since, until=until, reason=reason_class)
-    why = reason_of(reason, required=not (dry_run or follow or withdraw))
     _command(given, "discard", chosen, everything=everything, rate=None, dry_run=dry_run,
-             reason=why, yes=yes, follow=follow, withdraw=withdraw)  # fmt: skip
+             reason=reason, yes=yes, follow=follow, withdraw=withdraw)  # fmt: skip
 
 
 def _command(
@@ -160,11 +159,11 @@ def _command(
     from dovetail_relay.operate.stuck import taken_up
 
     settings = given.settings(needs=NEEDS)
-    if withdraw or follow:
-        give_up(settings, kind, given.output, reason) if withdraw else go_on(settings, kind, given.output)
+    if joined(settings, kind, given.output, reason_of(reason), follow=follow, withdraw=withdraw):
         return
     if not everything and not any(chosen.values()):
         raise typer.BadParameter("say which ones: --id, --key, --type, --class, --since, --until, or --all")
+    why = reason_of(reason, required=not dry_run)
     found = taken_up(settings, chosen)
     named = [row for row in found if row["chosen"]]
     if not named:
@@ -178,7 +177,7 @@ def _command(
     upto = max(row["seq"] for row in found)
     arguments = {name: None if value is None else str(value) for name, value in chosen.items()}
     command = submit(
-        settings, kind, {**arguments, "upto": upto, "rate": rate}, reason=reason,
+        settings, kind, {**arguments, "upto": upto, "rate": rate}, reason=why,
         before={"events": [row["id"] for row in named][:1000], "chosen": len(named), "queued": len(found)},
     )  # fmt: skip
     see_through(settings, command, given.output, pausable=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from importlib import metadata
 
 import typer
 
+from dovetail_relay.cli.invocation import invocation
 from dovetail_relay.cli.words import write
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
@@ -20,6 +22,11 @@ def program_version() -> str:
 
 
 @app.command()
-def version() -> None:
+def version(context: typer.Context) -> None:
     """Print the version."""
-    write(program_version() + "\n")
+    said, output = program_version(), invocation(context).output
+    if output == "table":
+        write(said + "\n")
+    else:
+        program, _, number = said.partition(" ")
+        write(json.dumps({"program": program, "version": number}) + "\n")

@@ -72,7 +72,9 @@ class OperatorDesk:
         self._finished = False
         self._waits = False
         self._look_due = False
-        self._end: tuple[End, str, Mapping[str, Any]] | None = None  # what is to be settled as soon as the audit log is free
+        self._end: tuple[End, str, Mapping[str, Any]] | None = (
+            None  # what is to be settled as soon as the audit log is free
+        )
 
     # -- what is asked for --------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ _CURES: Final[Mapping[str, str]] = {
     "schema": "let its service register the schema (dovetail.register at its start)",
     "unroutable": "give its type a route, or its topic a place in kafka.allowed_topics; dovetail init; start the relay "
     "again",
-    TOPIC: "dovetail init, which makes the topics of routes",
+    TOPIC: "make the topic that it names, or let the relay write to it (dovetail init makes the topics of routes)",
     REFUSED: "take away what Kafka refuses it for",
     CRASH: "report it",
 }
@@ -54,7 +54,7 @@ def next_of(case: Case, properties: Mapping[str, str | Secret]) -> str:
     if case.state == "halting":
         # It streams again every few seconds: nothing has to be released.
         return f"{cure}: the relay goes on by itself; or give it up: {give_up}"
-    return f"{cure}, then dovetail stuck release --id {case.id}; or give it up: {give_up}"
+    return f"{cure}, then dovetail stuck release --id {case.id} --reason …; or give it up: {give_up}"
 
 
 def _too_large(case: Case, give_up: str) -> str:

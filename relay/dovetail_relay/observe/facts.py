@@ -121,6 +121,8 @@ class KafkaSide:
     checkpoint: Checkpoint | None
     age_seconds: float | None = None
     problem: str | None = None
+    # The topic itself: init makes it again.
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

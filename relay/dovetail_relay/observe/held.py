@@ -71,7 +71,9 @@ def settled_line(event_id: str, held: Held) -> str | None:
 def finding_of(event_id: str, held: Held, properties: Mapping[str, str | Secret], *, kept: bool) -> Finding | None:
     """What is wrong with it; None for what somebody, or its route, has decided."""
     if held.station == _WAITING:
-        following = f"dovetail stuck show {held.head}" if held.head else f"dovetail stuck release --id {event_id}"
+        following = (
+            f"dovetail stuck show {held.head}" if held.head else f"dovetail stuck release --id {event_id} --reason …"
+        )
         return Finding(StuckMessage.name, f"it waits {_behind_what(held)}", following)
     case = Case(event_id, held.state, held.reason, held.message, held.payload_bytes, kept)
     if held.state == "halting":

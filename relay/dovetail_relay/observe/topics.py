@@ -220,7 +220,7 @@ def look(topics: Topics, settings: Settings) -> KafkaSide:
     """The newest checkpoint and its age. Raises what `Topics` raises."""
     topic = settings.checkpoint_topic
     if topic not in topics.partitions():
-        return KafkaSide(None, problem=f"the checkpoint topic {topic} does not exist")
+        return KafkaSide(None, problem=f"the checkpoint topic {topic} does not exist", missing=True)
     try:
         newest = _newest(topics, topic, settings.relay.name.encode(), time.monotonic() + TIMEOUT_SECONDS)
         if newest is None:

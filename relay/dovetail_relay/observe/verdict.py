@@ -139,8 +139,7 @@ def _stuck(stuck: Stuck) -> list[Finding]:
 
 def _slot(slot: Slot | None, name: str) -> list[Finding]:
     if slot is None:
-        remedy = "dovetail init, or dovetail recover if it was lost"
-        return [Finding(SlotLost.name, f"there is no slot {name!r}", remedy)]
+        return [Finding(SlotLost.name, f"there is no slot {name!r}", SlotLost.default_remedy)]
     if slot.wal_status == "lost":
         return [Finding(SlotLost.name, f"PostgreSQL gave up the slot {name!r}", SlotLost.default_remedy)]
     if slot.wal_status == "unreserved":
@@ -154,7 +153,8 @@ def _checkpoint(seen: Seen) -> list[Finding]:
     if kafka is None or (database is not None and database.epoch is None):
         return []
     if kafka.problem is not None:
-        return [Finding(CheckpointLost.name, kafka.problem, CheckpointLost.default_remedy)]
+        remedy = f"dovetail init, then {CheckpointLost.default_remedy}" if kafka.missing else None
+        return [Finding(CheckpointLost.name, kafka.problem, remedy or CheckpointLost.default_remedy)]
     checkpoint = kafka.checkpoint
     if database is None:
         return []

@@ -74,6 +74,13 @@ def active(settings: Settings, *kinds: Kind) -> Command | None:
     return Command(**found[0]) if found else None
 
 
+def last(settings: Settings, kind: Kind) -> Command | None:
+    """The newest command of this kind, whatever became of it."""
+    with session(settings, "operator") as connection:
+        found = one(connection, queries["command_last"], {"relay": settings.relay.name, "kind": kind})
+    return None if found is None else Command(**found)
+
+
 def find(connection: Session, command_id: int) -> Command:
     """One command. Raises LookupError where there is none of this number."""
     row = one(connection, queries["command_row"], {"id": command_id})
@@ -155,7 +162,7 @@ class _Watch:
             if command.settled or (command.state, command.wanted) == ("paused", "pause"):
                 self._show(command)
                 return command
-            if command.state in {"pending", "paused"}:
+            if command.state in {"pending", "paused"} or not self._led(connection):
                 self._waiting(connection, command.kind)
             else:
                 self._show(command)
@@ -169,10 +176,7 @@ class _Watch:
         self.once((command.state, facts), f"command {self._id} {command.state}" + (f": {facts}" if facts else ""))
 
     def _waiting(self, connection: Session, kind: Kind) -> None:
-        now = time.monotonic()
-        leads = one(connection, queries["relay_lead_holder"], {"key": self._lead}) is not None
-        if leads:
-            self._alone_since = now
+        now, leads = time.monotonic(), self._led(connection)
         if now - self._asked_at > _PATIENCE_SECONDS:
             self._asked_at = now
             if kind not in FOR_HALTED and (halted := self._halted()) is not None:
@@ -185,6 +189,12 @@ class _Watch:
             self.once("nobody", f"no relay leads: command {self._id} waits for one; next: dovetail relay run")
         elif self._said is None:
             self.once("alone", f"command {self._id} waits: no relay leads just now; a halted one looks every 5 s")
+
+    def _led(self, connection: Session) -> bool:
+        leads = one(connection, queries["relay_lead_holder"], {"key": self._lead}) is not None
+        if leads:
+            self._alone_since = time.monotonic()
+        return leads
 
     def _halted(self) -> str | None:
         """The halt that the relay's process names, where it is in one: another relay would halt as well."""

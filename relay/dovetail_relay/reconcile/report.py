@@ -15,6 +15,8 @@ TOPIC_COLUMNS: Final = ("topic", "outbox", "published", *(what.value for what in
 EVENT_COLUMNS: Final = ("what", "id", "topic", "created_at", "type")
 # What one screen can carry; `--output json` has more.
 _SHOWN_MOST: Final = 100
+# So many ids a person can be asked to type, or to paste.
+_TYPED_MOST: Final = 5
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -135,8 +137,15 @@ def _cure(report: Report) -> str:
     missing = report.named.get(What.MISSING, [])
     if not missing:
         return "dovetail status EVENT_ID"
-    which = f"--id {missing[0].id}" if len(missing) == 1 else "--id … of each that is missing"
-    return f"dovetail replay {which} --reason …, which publishes from the outbox; or dovetail status EVENT_ID"
+    if len(missing) <= _TYPED_MOST:
+        which = " ".join(f"--id {found.id}" for found in missing)
+        return f"dovetail replay {which} --reason …, which publishes from the outbox; or dovetail status EVENT_ID"
+    created = [found.created_at.timestamp() for found in missing if found.created_at is not None]
+    since, until = (time_text(int(at // MINUTE) * MINUTE) for at in (min(created), max(created) + MINUTE))
+    return (
+        f"dovetail replay --since {since} --until {until} --reason …, which publishes all of that time from the "
+        "outbox, and an inbox takes nothing twice; or --id … of each that is missing"
+    )
 
 
 def words(what: What) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from psycopg import sql
@@ -136,10 +136,13 @@ def publication(server: Server) -> Iterator[Finding]:
     name = server.settings.outbox.publication
     columns = outbox_columns(server.connection, server.settings)
     make = expected_sql(server.settings, columns).as_string(server.connection)
+    row = relay_row(server.connection, server.settings)
     try:
         found = read_publication(server.connection, name)
     except LookupError as error:
-        yield Finding("dovetail.publication", "fail", str(error), make, f"{make}; then {_behind_a_new_one(server)}")
+        yield Finding(
+            "dovetail.publication", "fail", str(error), make, f"{make}; then {_behind_a_new_one(server, row)}"
+        )
         return
     problems = publication_problems(found, server.settings, columns)
     yield judge(
@@ -150,32 +153,32 @@ def publication(server: Server) -> Iterator[Finding]:
         remedy=f"{made_again(server.connection, server.settings, columns)}; then "
         + ("dovetail init" if server.slot is None else "dovetail relay accept"),
     )
-    row = relay_row(server.connection, server.settings)
     if row:
         yield judge(
             "dovetail.publication_fingerprint",
             good=row["publication_fingerprint"] == found.fingerprint,
             found=found.fingerprint[:12],
             wanted=f"{row['publication_fingerprint'][:12]}, as recorded: rows written in between may be missing",
-            remedy="dovetail reconcile, then dovetail relay accept",
+            remedy=f"{_behind_a_new_one(server, row)}; or, where nothing was written in between, dovetail relay accept "
+            "alone",
         )
 
 
-def _behind_a_new_one(server: Server) -> str:
-    """What comes after the making of a publication that was gone: rows were written meanwhile.
+def _behind_a_new_one(server: Server, row: Mapping[str, Any] | None) -> str:
+    """What comes after the making of a publication that was gone, or is another one: rows were written meanwhile.
 
     PostgreSQL 18 passes over them, and older servers never get past the first of them; so the slot is given up, and
     what it would have sent comes from the table.
     """
-    if server.slot is None:
+    if row is None:
         return "dovetail init"
-    drop = f"dovetail slot drop --slot {server.settings.relay.slot}"
+    drop = "" if server.slot is None else f"dovetail slot drop --slot {server.settings.relay.slot}, "
     if not server.settings.outbox.foreign:
-        return f"{drop}, dovetail relay accept, dovetail recover"
+        return f"{drop}dovetail relay accept, dovetail recover"
     again = "insert again what was written meanwhile"
-    if server.facts["version"] >= PASSES_OVER_SINCE:
+    if drop and server.facts["version"] >= PASSES_OVER_SINCE:
         return f"dovetail relay accept; {again}"
-    return f"{drop}, another relay.name, dovetail init; {again}"
+    return f"{drop}another relay.name, dovetail init; {again}"
 
 
 def slot(server: Server) -> Iterator[Finding]:

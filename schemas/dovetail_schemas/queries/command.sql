@@ -11,6 +11,14 @@ FROM dovetail.command
 WHERE relay = %(relay)s AND kind = ANY(%(kinds)s) AND state IN ('pending', 'running', 'paused')
 ORDER BY id
 
+-- name: command_last
+-- The newest command of a kind.
+SELECT id, kind, arguments, reason, actor, created_at, wanted, state, progress, outcome, settled_at
+FROM dovetail.command
+WHERE relay = %(relay)s AND kind = %(kind)s
+ORDER BY id DESC
+LIMIT 1
+
 -- name: command_row
 -- One command as it is now.
 SELECT id, kind, arguments, reason, actor, created_at, wanted, state, progress, outcome, settled_at
