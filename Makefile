@@ -42,7 +42,7 @@ faults: $(STAMP) ## Break everything at random for MINUTES, the schedule by SEED
 	$(BIN)/python -m pytest tests/faults/test_mix.py -rP --fault-seed $(SEED) --fault-seconds $$(( $(MINUTES) * 60 )) $(ARGS)
 
 # Each end of each range that is supported: the oldest servers together, then three brokers with replication 3.
-SERVERS := tests/postgres tests/kafka tests/e2e/test_kills.py
+SERVERS := tests/postgres tests/kafka tests/e2e/test_kills.py tests/faults/test_publication.py
 test-versions: $(STAMP) ## Run the server tiers and the kills on PostgreSQL 15, Kafka 3.9 and three brokers
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS) --postgres-version 15 --kafka-version 3.9.1 --kills 20 $(ARGS)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS) --brokers 3 --kills 20 $(ARGS)

@@ -50,6 +50,11 @@ def test_a_relay_that_stands_before_a_message_fails_the_doctor_with_the_event_to
     assert found["dovetail.halted"]["is"] == f"POISON_HELD: the relay stands before event {event} (schema)"
     assert found["dovetail.halted"]["next"] == f"dovetail stuck show {event}"
     assert dovetail(world, *found["dovetail.halted"]["next"].split()[1:])[0] == 0
+    assert found["relay.process"]["status"] == "ok", "nobody is asked whose port is not known"
+    world.environ["DOVETAIL_RELAY__HTTP_PORT"] = str(relay.port())
+    said = checked(world)[1]["relay.process"]
+    assert (said["status"], said["is"].endswith("has halted: POISON_HELD")) == ("fail", True)
+    assert said["next"] == f"dovetail stuck show {event}"
 
 
 def test_messages_that_wait_are_a_warning_with_the_command_that_lists_them(world: World) -> None:

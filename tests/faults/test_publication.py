@@ -32,6 +32,11 @@ def records(world: World) -> list[Message]:
     return read_records(world.endpoints.bootstrap_servers, world.topic)
 
 
+def version(world: World) -> int:
+    with psycopg.connect(world.endpoints.owner_dsn) as connection:
+        return connection.info.server_version // 10_000
+
+
 def halted(relay: RelayProcess) -> bool:
     status, body = relay.get("/readyz")
     return status == 503 and json.loads(body)["reason"] == "PUBLICATION_CHANGED"
@@ -93,12 +98,23 @@ def test_a_dropped_publication_of_another_table_is_made_again_by_what_the_doctor
         execute(world, f"DROP PUBLICATION {world.settings().outbox.publication}")
         wait_until(lambda: halted(relay), 20, f"the relay halts:\n{relay.log()[-1500:]}")
         insert(world, NAMES, "meanwhile", "2")
-        statement, accept, again = checked(world)[1]["dovetail.publication"]["next"].split("; ")
-        execute(world, statement)
-        code, out, err = dovetail(world, *accept.split()[2:], "--reason", "it was dropped", "--yes")
-        assert code == 0, out + err
-        wait_until(lambda: relay.get("/readyz")[0] == 200, 20, f"the relay goes on:\n{relay.log()[-2500:]}")
+        statement, commands, again = checked(world)[1]["dovetail.publication"]["next"].split("; ")
         assert again == "insert again what was written meanwhile"
+        execute(world, statement)
+        if version(world) >= 18:
+            assert commands == "then dovetail relay accept"
+            code, out, err = dovetail(world, "relay", "accept", "--reason", "it was dropped", "--yes")
+            assert code == 0, out + err
+            wait_until(lambda: relay.get("/readyz")[0] == 200, 20, f"the relay goes on:\n{relay.log()[-2500:]}")
+        else:
+            drop, another, init = commands.removeprefix("then ").split(", ")
+            assert (another, init) == ("another relay.name", "dovetail init")
+            relay.terminate()
+            code, out, err = dovetail(world, *drop.split()[1:], "--reason", "it was dropped", "--yes")
+            assert code == 0, out + err
+            world.environ["DOVETAIL_RELAY__NAME"] = f"{world.settings().relay.name}-2"
+            world.init()
+            relay = world.relay().wait_streaming()
         insert(world, NAMES, "meanwhile", "2")
         insert(world, NAMES, "after", "3")
         wait_until(lambda: len(records(world)) == 3, 20, f"all is out:\n{relay.log()[-2500:]}")
