@@ -1,4 +1,4 @@
-"""What `dovetail doctor` hears from the relay itself, if one answers: it may be halted while each precondition holds."""
+"""What `dovetail doctor` hears from the relay itself, if one answers: it may be halted though all else is well."""
 
 from __future__ import annotations
 
