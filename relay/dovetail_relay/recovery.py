@@ -222,6 +222,9 @@ class Recovery:
         self._hands.on_step("backfilled")
         command = next((one for one in self._commands.active("recover") if one.id == row.recovery_command), None)
         progress = {} if command is None else dict(command.progress)
+        ((stuck,),) = self._execute("recovery_stuck", epoch=row.epoch)
+        if stuck:
+            progress["stuck"] = stuck
         outcome = _outcome(progress, row)
         try:
             with self._connection.transaction():
@@ -277,7 +280,11 @@ def _outcome(progress: dict[str, Any], row: RelayRow) -> str:
     """One line: what was published, and what nobody can take back."""
     if "missing" not in progress:
         return f"recovered, in epoch {row.epoch}"
-    said = f"published {progress['missing']} missing of {progress.get('rows')} rows looked at, in epoch {row.epoch}"
+    stuck = progress.get("stuck", 0)
+    missing, rows = progress["missing"] - stuck, progress.get("rows")
+    said = f"published {missing} missing of {rows} rows looked at, in epoch {row.epoch}"
+    if stuck:
+        said += f"; {stuck} more could not go out or wait behind one: dovetail stuck list"
     count, ids = progress.get("phantoms"), progress.get("phantom_ids") or []
     if not count:
         return said

@@ -99,6 +99,25 @@ def test_a_recovery_without_a_checkpoint_leaves_a_queue_whole_that_a_logical_mes
         assert order_of(world, "bad") == [first, second, third]
 
 
+def test_a_recovery_counts_what_it_parks_again_apart_from_what_it_publishes(world: World) -> None:
+    relay = world.relay().wait_streaming()
+    held_queue(world)
+    wait_until(lambda: len(out(world)) == 1, 20, "the other key flows")
+    relay.kill()
+    checkpoint_lost(world, None)  # type: ignore[arg-type]
+    write(world, ("good", 2), ("good", 3))
+    recovered(world)
+    ((outcome, stuck),) = ask(
+        world, "SELECT outcome, progress ->> 'stuck' FROM dovetail.command WHERE kind = 'recover'"
+    )
+    assert outcome == (
+        "published 2 missing of 7 rows looked at, in epoch 2; 4 more could not go out or wait behind one: "
+        "dovetail stuck list"
+    )
+    assert stuck == "4"
+    assert len(parked(world)) == 4
+
+
 def test_a_recovery_without_a_checkpoint_leaves_a_queue_whole_that_is_being_discarded_from(world: World) -> None:
     relay = world.relay().wait_streaming()
     first = write_unencodable(world, "bad")

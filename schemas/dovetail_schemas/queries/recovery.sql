@@ -34,6 +34,11 @@ SET system_id = %(system_id)s, consistent_point = %(consistent_point)s::pg_lsn, 
 WHERE name = %(relay)s
 RETURNING epoch
 
+-- name: recovery_stuck
+-- Rows that a recovery has met and could not publish: those from before the slot have a place of their own.
+SELECT count(*) FROM dovetail.parked
+WHERE relay = %(relay)s AND epoch = %(epoch)s AND commit_lsn = '0/0'
+
 -- name: recovery_over
 -- The checkpoint says that everything from before the slot is published.
 UPDATE dovetail.relay SET recovery_horizon = NULL, recovery_command = NULL WHERE name = %(relay)s
