@@ -11,9 +11,10 @@ when the checkpoint says that the backfill is over is the row's mark taken away,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -203,6 +204,8 @@ class Recovery:
                 read += len(seen)
             self._tell(row, phase="reading the topics", read=read)
         self._execute("recovery_doubt")
+        if not self._again(row, found["aggregatetypes"] or ()):
+            return False
         missing = self._hands.aside(lambda: self._ask("recovery_missing", row))
         if missing is None:
             return False
@@ -229,6 +232,7 @@ class Recovery:
         try:
             with self._connection.transaction():
                 self._execute("recovery_over")
+                self._execute("recovery_keys_over")
                 self._execute("recovery_forget")
                 if row.recovery_command is not None:
                     self._commands.settle(row.recovery_command, "done", outcome, **{**progress, "phase": "over"})
@@ -236,9 +240,22 @@ class Recovery:
             raise self._hands.session.refusal(error, "ending the recovery") from error
         log(LogEvent.RECOVERY_FINISHED, outcome, command=row.recovery_command, epoch=row.epoch)
 
+    def _again(self, row: RelayRow, aggregatetypes: Collection[str]) -> bool:
+        """What goes out again in compacted topics, behind an older event of its key. False when told to stop."""
+        by_topic = self._read(lambda: readback.compacted(self._settings, aggregatetypes))
+        for types in (by_topic or {}).values():
+            if self._hands.aside(partial(self._ask, "recovery_keys", row, aggregatetypes=types)) is None:
+                return False
+        if by_topic:
+            self._execute("recovery_again")
+        return by_topic is not None
+
     def _next(self, sightings: Any) -> list[readback.Sighting] | None:
+        return self._read(lambda: next(sightings, None))  # type: ignore[no-any-return]
+
+    def _read(self, job: Callable[[], Any]) -> Any:
         try:
-            return self._hands.aside(lambda: next(sightings, None))  # type: ignore[no-any-return]
+            return self._hands.aside(job)
         except ServerUnreachable as error:
             raise PostgresUnavailable(str(error)) from error
 
@@ -258,13 +275,14 @@ class Recovery:
             self._said_at = time.monotonic()
             self._commands.progress(row.recovery_command, **facts)
 
-    def _ask(self, query: str, row: RelayRow) -> dict[str, Any]:
+    def _ask(self, query: str, row: RelayRow, **more: object) -> dict[str, Any]:
         """A question that takes its time, over a connection of its own: for the side thread."""
-        params = {"relay": row.name, "horizon": row.recovery_horizon or 0, "snapshot": row.snapshot}
+        params = {"relay": row.name, "horizon": row.recovery_horizon or 0, "snapshot": row.snapshot, **more}
         try:
             with psycopg.connect(conninfo(self._settings, "relay")) as connection:
                 cursor = connection.cursor(row_factory=dict_row)
-                return cursor.execute(queries[query], params).fetchone() or {}
+                cursor.execute(queries[query], params)
+                return (cursor.fetchone() or {}) if cursor.description else {}
         except psycopg.Error as error:
             raise server_error(error, "reading the outbox") from error
 

@@ -7,7 +7,7 @@ is where the oldest open transaction begins, whosever it is, and committed event
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -81,6 +81,20 @@ def reaches(settings: Settings, topics: Collection[str]) -> list[Reach]:
             Reach(topic, count, _compacted(policies[topic]), _begins(reader, topic, count))
             for topic, count in sorted(counts.items())
         ]
+
+
+def compacted(settings: Settings, aggregatetypes: Collection[str]) -> dict[str, list[str]]:
+    """Topic -> those of these types that go to it, of topics that keep the newest record of each key only.
+
+    One whose settings may not be seen may be one. Raises ServerUnreachable.
+    """
+    router = router_of(settings)
+    types: dict[str, list[str]] = {}
+    for aggregatetype in sorted(aggregatetypes):
+        with suppress(StuckMessage):
+            types.setdefault(router.target(aggregatetype).topic, []).append(aggregatetype)
+    policies = Cluster(settings).cleanup_policies(types)
+    return {topic: types[topic] for topic, policy in policies.items() if _compacted(policy) is not False}
 
 
 def _begins(reader: Topics, topic: str, partitions: int) -> float | None:

@@ -1,6 +1,6 @@
 """What a recovery would do: which rows are missing, and what nobody can know. Changes nothing.
 
-The ids of the rows that may be missing are kept in memory, some 200 bytes each; the relay itself keeps them in a table.
+The ids of the rows that may be missing are kept in memory, some 300 bytes each; the relay itself keeps them in a table.
 """
 
 from __future__ import annotations
@@ -38,16 +38,19 @@ class Outlook:
     missing: list[str] = field(default_factory=list)
     # In the topics, and in no row: a lost timeline's. None where rows and events cannot be compared.
     phantoms: list[str] | None = None
+    # Of those that are missing: published, and behind a missing one of their key in a topic that is compacted.
+    again: int = 0
     unknown: list[str] = field(default_factory=list)
 
 
 class _Row:
     """One row that may be missing; kept small. It was not published before `since`."""
 
-    __slots__ = ("aggregatetype", "created", "since")
+    __slots__ = ("aggregateid", "aggregatetype", "created", "since")
 
-    def __init__(self, aggregatetype: str, created: float, since: float) -> None:
+    def __init__(self, aggregatetype: str, aggregateid: str, created: float, since: float) -> None:
         self.aggregatetype = aggregatetype
+        self.aggregateid = aggregateid
         self.created = created
         self.since = since
 
@@ -64,19 +67,31 @@ def outlook(settings: Settings, seen: Diagnosis) -> Outlook:
     since = min(max(min((row.since for row in waiting.values()), default=0.0), 0.0), time.time())
     out = _published(settings, topics, since, waiting, found, strays=not horizon and not settings.outbox.messages)
     left: list[_Row] = []
+    topic_of = {kind: topic for topic, kinds in readback.compacted(settings, types).items() for kind in kinds}
+    overtaken: set[tuple[str, str]] = set()
     for event_id, row in waiting.items():
-        state = held.get(event_id)
-        if event_id in out and state != "dead_lettered":
+        state, topic = held.get(event_id), topic_of.get(row.aggregatetype)
+        if event_id in out and state != "dead_lettered" and (topic, row.aggregateid) in overtaken:
+            found.again += 1
+            found.missing.append(str(event_id))
+        elif event_id in out and state != "dead_lettered":
             found.published += 1
         elif event_id in out or state in {"parked", "discarded"}:
             found.held[str(state)] += 1
         else:
             found.missing.append(str(event_id))
             left.append(row)
+            if topic is not None:
+                overtaken.add((topic, row.aggregateid))
     if found.held["parked"] and not rebase.tells_what_is_parked(seen.facts, seen.row, seen.found, ()):
         found.unknown.append(
             f"which of the {found.held['parked']} parked rows will be parked again: the recovery judges them anew and "
             "counts them among the missing"
+        )
+    if found.again:
+        found.unknown.append(
+            f"{found.again} events of compacted topics are there and go out again, behind an older one of their key, "
+            "so that the newest stays the newest"
         )
     found.unknown += _unknown(settings, seen, readback.reaches(settings, topics), left)
     return found
@@ -134,7 +149,7 @@ def _rows(connection: psycopg.Connection[Any], horizon: int) -> dict[UUID, _Row]
         cursor.execute(queries["recovery_rows"], {"horizon": horizon})
         for row in cursor:
             kind = types.setdefault(row["aggregatetype"], row["aggregatetype"])
-            found[row["id"]] = _Row(kind, row["created"], row["since"])
+            found[row["id"]] = _Row(kind, row["aggregateid"], row["created"], row["since"])
     return found
 
 

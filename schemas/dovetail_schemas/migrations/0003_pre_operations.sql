@@ -206,6 +206,17 @@ CREATE UNLOGGED TABLE dovetail.recovery_seen (
     PRIMARY KEY (relay, event_id)
 );
 
+-- Keys of compacted topics of which a recovery publishes a row, with the first such row: what is behind it in the key goes
+-- out again too, or the older event would be the newest, and the only one that stays. Kept until the recovery is over,
+-- for what it has published already is in the topics when it is begun again.
+CREATE TABLE dovetail.recovery_key (
+    relay         text NOT NULL,
+    aggregatetype text NOT NULL,
+    aggregateid   text NOT NULL,
+    seq           bigint NOT NULL,
+    PRIMARY KEY (relay, aggregatetype, aggregateid)
+);
+
 -- Rows of transactions from a horizon on that were committed before a snapshot, and that are neither in the topics, dead
 -- letters included, as far as they were read back, nor answered for by the parking. A row's own xid tells when it was
 -- written, unless it was copied from another cluster, whose ids mean nothing here: then the tuple's does, which is never
@@ -244,6 +255,7 @@ GRANT SELECT, UPDATE (state, progress, outcome, settled_at) ON dovetail.command 
 GRANT SELECT ON dovetail.command_event TO dovetail_relay;
 GRANT SELECT, INSERT ON dovetail.audit_log TO dovetail_relay, dovetail_operator;
 GRANT SELECT, INSERT, DELETE, TRUNCATE ON dovetail.recovery_seen TO dovetail_relay;
+GRANT SELECT, INSERT, UPDATE, DELETE ON dovetail.recovery_key TO dovetail_relay;
 GRANT SELECT ON dovetail.parked, dovetail.command, dovetail.command_event TO dovetail_operator;
 GRANT INSERT (relay, kind, arguments, reason), UPDATE (wanted) ON dovetail.command TO dovetail_operator;
 GRANT INSERT ON dovetail.command_event TO dovetail_operator;

@@ -76,6 +76,31 @@ WITH published AS (
 UPDATE dovetail.parked SET step = NULL, discard = false
 WHERE relay = %(relay)s AND state = 'parked' AND step IS NOT NULL AND seq NOT IN (SELECT seq FROM published)
 
+-- name: recovery_keys
+-- The keys of one compacted topic, to which events of these types go, of which a row is to be published.
+INSERT INTO dovetail.recovery_key (relay, aggregatetype, aggregateid, seq)
+SELECT %(relay)s, kind, aggregateid, min(seq)
+FROM dovetail.unpublished(%(relay)s, %(horizon)s, %(snapshot)s::pg_snapshot)
+CROSS JOIN unnest(%(aggregatetypes)s::text[]) AS kind
+WHERE aggregatetype = ANY(%(aggregatetypes)s)
+GROUP BY kind, aggregateid
+ON CONFLICT (relay, aggregatetype, aggregateid) DO UPDATE SET seq = least(recovery_key.seq, excluded.seq)
+
+-- name: recovery_again
+-- What is behind them in their keys, and in the topics, goes out again. A dead letter was no event of its key.
+DELETE FROM dovetail.recovery_seen AS seen
+USING dovetail.outbox AS event, dovetail.recovery_key AS first
+WHERE seen.relay = %(relay)s AND event.id = seen.event_id AND first.relay = seen.relay
+    AND (first.aggregatetype, first.aggregateid) = (event.aggregatetype, event.aggregateid) AND first.seq < event.seq
+    AND NOT EXISTS (
+        SELECT FROM dovetail.parked
+        WHERE (parked.relay = %(relay)s) IS TRUE AND parked.id = event.id AND parked.state = 'dead_lettered'
+    )
+
+-- name: recovery_keys_over
+-- The recovery is over.
+DELETE FROM dovetail.recovery_key WHERE relay = %(relay)s
+
 -- name: recovery_forget
 -- What an earlier attempt has read back.
 DELETE FROM dovetail.recovery_seen WHERE relay = %(relay)s
@@ -103,7 +128,7 @@ SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_id,
 
 -- name: recovery_rows
 -- Rows that may be missing, in the order of their writing, for a look that changes nothing. For a server-side cursor.
-SELECT id, aggregatetype, extract(epoch FROM created_at)::float8 AS created,
+SELECT id, aggregatetype, aggregateid, extract(epoch FROM created_at)::float8 AS created,
     least(extract(epoch FROM created_at), dovetail.day_of(bucket) * 86400)::float8 AS since
 FROM dovetail.outbox
 WHERE xid >= %(horizon)s::text::xid8
