@@ -58,6 +58,11 @@ class Account:
         self._in_order()
         self._held()
         self._commands()
+        poison = {*world.poison.in_hand, *world.poison.in_kafka} & {*self._visible, *self._letters}
+        check(not poison, f"poison went out: {sorted(poison)}")
+        world.seen["poison parked at the end"] += bool(
+            {*world.poison.in_hand, *world.poison.in_kafka} & {*self._parked}
+        )
         world.seen["repeats where repeats may be"] += len(self._visible) > len(self._expected)
         if world.commands:
             for name in ("parked", "discarded", "dead"):
@@ -130,6 +135,9 @@ class Account:
         twice = sorted(what for what, times in self._replays.items() if times > 1)
         check(not twice, f"replayed twice by one command: {twice}")
         for command in tables.commands.values():
+            world.seen["command given up: processes ended at its step"] += "ended at its next step" in str(
+                command["outcome"]
+            )
             done = command["progress"]
             if command["kind"] == "replay" and command["state"] == "done":
                 out = sum(times for what, times in self._replays.items() if what // 1000 == command["id"])

@@ -18,6 +18,9 @@ from dovetail_relay.errors import StreamEnded
 from dovetail_relay.nouns import Lsn, RelayRow, ServerFacts, TimelineSwitch
 
 START: Final = Lsn(100)
+# What a read brings: so many frames, and of rows so many in one. In the wire each has a frame of its own.
+MOST_FRAMES: Final = 6
+MOST_ROWS: Final = 4
 
 NEW: Final = RelayRow(
     name="sim",
@@ -248,13 +251,13 @@ class Stream:
         while self._at < len(database.log) and database.log[self._at].final_lsn < start:
             self._at += 1
 
-    def read(self) -> list[Frame]:
+    def read(self, limit: int) -> list[Frame]:
         if self.ended:
             raise StreamEnded("the server ended the stream")
         frames: list[Frame] = []
         # None at all now and then: there is more, and it is still on its way.
-        for _ in range(int(self._chance() * 7)):
-            frame = self._next()
+        for _ in range(min(limit, int(self._chance() * (MOST_FRAMES + 1)))):
+            frame = self._next(1 if limit == 1 else MOST_ROWS)
             if frame is None:
                 break
             frames.append(frame)
@@ -268,7 +271,7 @@ class Stream:
         if not self.ended:
             self._database.end_stream()
 
-    def _next(self) -> Frame | None:
+    def _next(self, most: int) -> Frame | None:
         database, chance = self._database, self._chance
         at_end = self._at >= len(database.log)
         if chance() < 0.15:
@@ -281,7 +284,7 @@ class Stream:
             return Begin(transaction.final_lsn)
         if self._row < len(transaction.rows):
             first = self._row
-            self._row += 1 + int(chance() * 4)
+            self._row += 1 + int(chance() * most)
             return Rows(transaction.rows[first : self._row])
         self._row = -1
         self._at += 1

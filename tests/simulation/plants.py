@@ -14,6 +14,7 @@ import pytest
 from simulation.broker import Answer, Refused
 from simulation.pipeline import Pipeline, Wire
 from simulation.plants_operations import OPERATIONS
+from simulation.plants_poison import POISONED
 from simulation.publisher import Publisher
 from simulation.relay import Relay
 
@@ -269,4 +270,5 @@ PLANTS: Final[dict[str, Callable[[Patch], None]]] = {
     "another history passes": _another_history_passes,
     "the first checkpoint is left for later": _first_checkpoint_later,
     **OPERATIONS,
+    **POISONED,
 }

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from simulation.misfortunes import FAILOVERS, LOSSES, ZOMBIES, Misfortune
 from simulation.pipeline import Pipeline
 from simulation.relay import Relay
 from simulation.tables import PASSED, Tables
@@ -222,7 +221,7 @@ def _old_epoch_trusted(patch: Patch) -> None:
 
 
 def _step_in_doubt_taken_again(patch: Patch) -> None:
-    patch.setattr("simulation.relay.end_in_doubt", lambda _commands: None)
+    patch.setattr("simulation.halted.end_in_doubt", lambda _commands: None)
 
 
 def _nothing_read_back(patch: Patch) -> None:
@@ -297,33 +296,4 @@ OPERATIONS: Final[dict[str, Callable[[Patch], None]]] = {
     "a recovery is over before its rows are out": _recovery_over_too_early,
     "a recovery does not judge again what waits": _parked_not_judged_again,
     "rows that an older epoch stood before stay": _condemned_of_an_older_epoch_stay,
-}
-
-# Seeds that have shown a mistake which few seeds show: they are tried first.
-SHOWN_BY: Final[dict[str, tuple[int, ...]]] = {
-    "a late abort": (99, 107, 150, 212, 3187),
-    "another history passes": (1243,),
-    "a queue is released while a recovery publishes": (112700,),
-    "a promoted server need not know that a step is settled": (304681,),
-    "only their place tells which parked rows never were": (71098,),
-    "a promoted server need not have the marks of a step": (147276,),
-    "a recovery without a checkpoint does a step again": (27300,),
-    "nobody looks at the lock behind the fencing": (192948,),
-    "parked rows of a first batch that never committed stay": (1243,),
-    "a torn checkpoint is the base": (739,),
-    "each leader numbers the steps anew": (34012,),
-    "a key is free after each step": (3397,),
-    "what waits in memory is forgotten by a release": (845,),
-    "a recovery does not judge again what waits": (13745,),
-    "rows that an older epoch stood before stay": (9007,),
-}
-
-# And the trouble that some of them need.
-SHOWN_IN: Final[dict[str, tuple[Misfortune, ...]]] = {
-    "nobody looks at the lock behind the fencing": ZOMBIES,
-    "a promoted server need not have the marks of a step": FAILOVERS,
-    "a promoted server need not know that a step is settled": FAILOVERS,
-    "only their place tells which parked rows never were": FAILOVERS,
-    "a recovery without a checkpoint does a step again": LOSSES,
-    "a queue is released while a recovery publishes": LOSSES,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from simulation.broker import CHECKPOINT, Answer, Broker, Producer, Refused
 
@@ -16,6 +16,9 @@ from dovetail_relay.fencing import Fenced
 from dovetail_relay.nouns import Checkpoint, Record
 from dovetail_relay.publish.port import Outcome, Refusal, Result
 from dovetail_schemas.headers import REPLAY
+
+if TYPE_CHECKING:
+    from simulation.relay import Relay
 
 # What a job on the side thread comes to: an Outcome of `settle`; of a fencing what it found, None to try again.
 Done = Outcome | Fenced | None
@@ -59,6 +62,7 @@ class Publisher:
         self._producer: Producer | None = None
         self._sent: list[tuple[int, int]] = []
         self._alone = self._alone_next = False
+        self.relay: Relay | None = None
         self.on_fencing: Callable[[], None] = lambda: None
 
     def fencing(self) -> Job:
@@ -89,6 +93,7 @@ class Publisher:
 
     def settle(self, checkpoint: Checkpoint, *, write: bool) -> Job:
         del write
+        self._touch()
         producer, broker = self._live(), self._broker
         acknowledged = False
         try:
@@ -123,6 +128,11 @@ class Publisher:
         # With each record alone the producer is a slow one, and is given up.
         quick = answer in self.trusted and not self._alone
         return COMMITTED if quick else self._unknown(UNKNOWN_ACKNOWLEDGED)
+
+    def _touch(self) -> None:
+        """Raises where the client ends the process."""
+        if self.relay is not None and self.relay.world.poison.in_kafka:
+            self.relay.world.poison.settle(self.relay, self._sent, REPLAYED)
 
     def _refusal(self, at: int, row: int) -> Refusal:
         """Of two rows in three the broker answers for the whole request, and says not which it was."""
@@ -165,6 +175,7 @@ class AtLeastOnce(Publisher):
         return None
 
     def settle(self, checkpoint: Checkpoint, *, write: bool) -> Job:
+        self._touch()
         broken: set[int] = set()
         refusals: list[Refusal] = []
         half = len(self._sent) // 2

@@ -7,33 +7,57 @@ may be killed at each statement to the database.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.checks import check
+from simulation.database import MOST_FRAMES, MOST_ROWS
+from simulation.halted import Halted
 from simulation.pipeline import EAR, Pipeline, Side, SimulatedIntake, Wire
 from simulation.session import Killed, Session
 
-from dovetail_relay import rebase
-from dovetail_relay.desk.desk import OperatorDesk, end_in_doubt
-from dovetail_relay.errors import CheckpointMoved, Fenced, Gap, Halt, KafkaUnavailable, LeadLost, Restart, Retry
+from dovetail_relay.desk.desk import OperatorDesk
+from dovetail_relay.errors import (
+    CheckpointMoved,
+    Fenced,
+    Gap,
+    Halt,
+    KafkaUnavailable,
+    LeadLost,
+    PoisonHeld,
+    Restart,
+    Retry,
+)
 from dovetail_relay.fencing import Fenced as Found
 from dovetail_relay.fencing import fence_and_read
 from dovetail_relay.flight import Limits
 from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.machine import Machine, admit
-from dovetail_relay.nouns import Batch, Checkpoint, Lsn, RelayRow
+from dovetail_relay.nouns import Batch, Checkpoint, Lsn, Parked, Record, RelayRow
 from dovetail_relay.parking import Parking
-from dovetail_relay.source.commands import Command, Commands
 from dovetail_relay.source.parked import ParkedRows
+from dovetail_relay.suspicion import Suspicion
 
 if TYPE_CHECKING:
+    from simulation.poison import InHand
+    from simulation.publisher import Job
     from simulation.world import World
 
+Judged = tuple[Record | None, Parked | None]
 
-class Relay:
+
+class Ghost(NamedTuple):
+    """What a reign that is over has left on its side thread; and whose process that is."""
+
+    job: Job
+    relay: Relay
+    writer: str
+
+
+class Relay(Halted):
     """`step` goes on to the next place where something may come between."""
 
     session: Any
@@ -62,11 +86,12 @@ class Relay:
         self.world.time_goes_by()
         try:
             next(self._life)
-        except Killed:
-            self.kill()
+        except Killed as killed:
+            self.kill(killed)
 
-    def kill(self) -> None:
+    def kill(self, by: Killed | None = None) -> None:
         world, pipeline = self.world, self.pipeline
+        world.poison.ended(self, by)
         if self.leads:
             world.note_death(self)
             self.database.leader = None
@@ -83,11 +108,15 @@ class Relay:
         self._processes += 1
         self.writer = f"{self.name}{self._processes}"
         self.stopping = False
+        self.newborn = True
         self._clear()
 
     def _clear(self) -> None:
         self.pipeline = None
         self.side = Side()
+        # The search for poison, in the first reign of a process; and the row that it has noted.
+        self.suspicion: Suspicion | None = None
+        self.noted: InHand | None = None
         self._horizon: tuple[int, Lsn] | None = None
 
     # -- service.py ---------------------------------------------------------------------------------------------------
@@ -114,7 +143,14 @@ class Relay:
             pipeline.stream.close()
         if self.side.job is not None:
             # The side thread ends what it has begun, whatever became of the reign.
-            self.world.ghosts.append(self.side.job)
+            self.world.ghosts.append(Ghost(self.side.job, self, self.writer))
+        if self.suspicion is not None:
+            # It ends in order, unless the lock is gone: then nobody hears of it.
+            with suppress(LeadLost):
+                self.suspicion.acquit()
+                kept = self.leads and self.database.tables.notes["starts"]
+                check(not kept, "a process ended in order, and counts as one that did not")
+            self.world.poison.ended(self)
         self._clear()
         if self.leads:
             self.database.leader = None
@@ -190,12 +226,12 @@ class Relay:
 
     def _assemble(self, machine: Machine) -> Pipeline:
         world, session = self.world, self.session
-        intake = SimulatedIntake(world, Parking(lambda _: world.policy))
+        intake = SimulatedIntake(self, Parking(lambda _: world.policy))
         rows = ParkedRows(session, "sim")
         rows.drop_beyond(machine.durable)
         rows.follow(intake.topic_of)
         pipeline = Pipeline.__new__(Pipeline)
-        pipeline.world = world
+        pipeline.world, pipeline.relay = world, self
         self.pipeline = pipeline
         pipeline.__init__(  # type: ignore[misc]
             intake=intake, machine=machine, publisher=self.publisher, side=self.side,
@@ -206,11 +242,21 @@ class Relay:
         self.intake = intake
         self.desk = pipeline.desk = OperatorDesk(
             session, "sim", intake, most=world.max_rows, most_bytes=1 << 20, topic_allowed=lambda _: True,  # type: ignore[arg-type]
-            on_settled=machine.command_settled, on_written=machine.rests_on, clock=world.clock,
+            on_settled=machine.command_settled, on_written=machine.rests_on, newborn=self.newborn, clock=world.clock,
         )  # fmt: skip
         if world.commands:
             self.desk.begin(machine.durable)
+        if self.newborn:
+            self.newborn = False
+            self._suspect(pipeline)
         return pipeline
+
+    def _suspect(self, pipeline: Pipeline) -> None:
+        suspicion = self.suspicion = Suspicion(self.session, "sim")
+        suspicion.begin(pipeline.machine.durable, rows_ahead=2 * (self.world.max_rows + MOST_FRAMES * MOST_ROWS))
+        if suspicion.feared is not None:
+            self.intake.parking.feared.add(suspicion.feared)
+        pipeline.be_careful(suspicion)
 
     def _lock_held(self) -> bool:
         return self.leads
@@ -228,12 +274,13 @@ class Relay:
         seen = self._read_back() if row.recovery_horizon is not None else set()
         pipeline.restart()
         while True:
-            given_up = pipeline.given_up
+            given_up, careful = pipeline.given_up, self._careful
             # One snapshot of the table for the whole of it.
             rows = self.database.unpublished(row, seen, next_seq)
-            while rows and pipeline.given_up == given_up:
-                some, rows = rows[:2], rows[2:]
-                judged = [self.intake.stored(n) for n in some]
+            while rows and pipeline.given_up == given_up and self._careful is careful:
+                most = 1 if careful else 2
+                some, rows = rows[:most], rows[most:]
+                judged = yield from self._older(pipeline, some)
                 records = [record for record, _ in judged if record is not None]
                 parked = [waits for _, waits in judged if waits is not None]
                 batch = Batch(records, row.consistent_point, None, backfill=some[-1] + 1, parked=parked)
@@ -241,10 +288,25 @@ class Relay:
                 yield from self._publish(pipeline, batch)
                 if self.stopping:
                     return
-            if pipeline.given_up == given_up:
+                if careful and self.suspicion is not None:
+                    pipeline.be_careful(self.suspicion)
+            if pipeline.given_up == given_up and not rows:
                 break
             next_seq = pipeline.machine.base.backfill or 0
         yield from self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None), write=True)
+
+    @property
+    def _careful(self) -> bool:
+        return self.suspicion is not None and self.suspicion.careful
+
+    def _older(self, pipeline: Pipeline, rows: list[int]) -> Generator[None, None, list[Judged]]:
+        try:
+            return [self.intake.stored(n) for n in rows]
+        except PoisonHeld as halt:
+            if (batch := pipeline.uncovered()) is not None:
+                yield from self._publish(pipeline, batch, write=True)
+            pipeline.halts(halt)
+            raise
 
     def _publish(self, pipeline: Pipeline, batch: Batch, *, write: bool = False) -> Iterator[None]:
         pipeline.send(batch, write=write)
@@ -314,6 +376,8 @@ class Relay:
             self.desk.look()
             self._refuse_idle(database.row)  # what the watch does
         durable = pipeline.machine.durable
+        if self.suspicion is not None:
+            self.suspicion.look(durable)
         if self._horizon is not None and self._horizon[1] <= durable.end_lsn and durable.backfill is None:
             pipeline.horizon = self._horizon[0]
             self._horizon = None
@@ -329,70 +393,3 @@ class Relay:
             self.unled_fences += 1
             check(self.unled_fences < 2, "a relay that had lost the lock fenced again")
             self.world.seen["zombie fenced its successor"] += 1
-
-    # -- halted.py and recovery.py ------------------------------------------------------------------------------------
-
-    def _recover(self, halt: Halt, found: Checkpoint | None) -> bool:
-        """Whether a command has changed the ground."""
-        commands = Commands(self.session, "sim")
-        for command in commands.active("recover"):
-            if not isinstance(halt, rebase.CURED):
-                if command.state == "pending":
-                    commands.settle(command.id, "failed", "recover does not cure this")
-            elif commands.take(command):
-                return self._rebase(command, found, commands)
-        return False
-
-    def _rebase(self, command: Command, found: Checkpoint | None, commands: Commands) -> bool:
-        database, world = self.database, self.world
-        row, facts, history = database.row, database.facts(), database.history
-        if rebase.divergence(facts, row, found, history) is not None and not command.arguments.get("new_epoch"):
-            commands.settle(command.id, "failed", "events of the lost past are published")
-            return False
-        horizon = rebase.horizon(facts, row, found, history)
-        told = rebase.tells_what_is_parked(facts, row, found, history)
-        if found is not None and told:
-            ParkedRows(self.session, "sim").drop_beyond(found)
-        if found is None:
-            end_in_doubt(commands)
-        world.seen["recovery begun anew while one was under way"] += row.recovery_horizon is not None
-        world.seen["recovery from a horizon"] += horizon > 0
-        self._strike("slot dropped")
-        database.drop_slot()
-        self._strike("slot made")
-        database.make_slot()
-        self._strike("rebased")
-        database.rebase(0 if found is None else found.epoch, horizon, command.id, judge_again=not told)
-        self._strike("after the rebase")
-        return True
-
-    def _read_back(self) -> set[int]:
-        """The rows that are in the topics, dead letters included."""
-        self._strike("read back")
-        if self.world.deadly and self.chance() < 0.1:
-            self.world.lose_slot()
-        seen = {what if what >= 0 else -1 - what for what in self.world.broker.visible()}
-        self.database.tables.settle_doubt(seen)
-        return seen
-
-    def _finish_recovery(self, row: RelayRow) -> None:
-        self._touch()
-        self._strike("backfilled")
-        command = row.recovery_command
-        with self.session.transaction():
-            self.database.row = replace(self.database.row, recovery_horizon=None, recovery_command=None)
-            if command is not None:
-                Commands(self.session, "sim").settle(command, "done", "recovered")
-        self.world.seen["recovery over"] += 1
-
-    def _refuse_idle(self, row: RelayRow) -> None:
-        if not self.world.commands:
-            return
-        commands = Commands(self.session, "sim")
-        for command in commands.active("recover"):
-            if command.id != row.recovery_command:
-                commands.settle(command.id, "failed", "nothing to do: the relay is not halted")
-
-    def _strike(self, where: str) -> None:
-        if self.world.deadly and self.world.strikes(f"recovery: {where}", 5):
-            raise Killed

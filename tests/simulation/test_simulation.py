@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from simulation.checks import Violation
 from simulation.plants import PLANTS
-from simulation.plants_operations import SHOWN_BY, SHOWN_IN
+from simulation.plants_seeds import SHOWN_BY, SHOWN_IN
 from simulation.world import Story, run
 
 # A path that no seed takes proves nothing: each of these must have come up.
@@ -70,6 +70,22 @@ RARE = (
     "TORN with parked rows",
     "TORN with a refusal",
     "parked at the end",
+    # rows that end the process
+    "poison struck in hand",
+    "poison struck in Kafka",
+    "poison struck at the desk",
+    "search begun, or gone on with",
+    "search went on at the row where it had ended",
+    "search over",
+    "row noted before, and taken once more",
+    "row parked, crash",
+    "row from before the slot blamed",
+    "innocent row blamed for kills",
+    "halt POISON_HELD",
+    "command given up: processes ended at its step",
+    "killed at relay_began",
+    "killed at relay_suspects",
+    "poison parked at the end",
     "discarded at the end",
     "dead at the end",
     # what an operator asks for
@@ -89,7 +105,7 @@ RARE = (
     # recovery
     "slot dropped",
     "halt SLOT_LOST",
-    "halt cured by a recovery",
+    "halt cured by an operator",
     "recovery over",
     "recovery from a horizon",
     "recovery begun anew while one was under way",
