@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka.admin import NewPartitions, NewTopic
 
 from dovetail_local.stack import Stack
 from dovetail_relay.operate.commands import follow, submit
@@ -56,6 +56,21 @@ def test_a_topic_that_grew_is_accepted_and_the_relay_goes_on(world: World) -> No
     assert audited[1] == ("relay", "accept.done", "more consumers", None, {world.topic: PARTITIONS + 1})
     code, _, err = dovetail(world, "relay", "accept", "--reason", "again", "--yes")
     assert (code, "NOTHING_CHANGED" in err) == (5, True), err
+
+
+def test_a_topic_that_is_made_anew_with_more_partitions_under_a_running_relay_is_to_be_accepted(world: World) -> None:
+    topic, admin = world.topic, client(world)
+    admin.delete_topics([topic])[topic].result()
+    wait_until(lambda: topic not in admin.list_topics(timeout=5).topics, 10, "the topic is gone")
+    relay = world.relay().wait_streaming()
+    admin.create_topics([NewTopic(topic, PARTITIONS + 1, 1)])[topic].result()
+    wait_until(lambda: topic in admin.list_topics(timeout=5).topics, 10, "the topic is there again")
+    with world.writers(count=1):
+        relay.wait_for_log("relay_halted")
+        assert world.read_topic() == []
+        end = dovetail_json(world, "relay", "accept", "--reason", "more consumers", "--yes")
+        assert (end["state"], end["partitions"]) == ("done", {topic: PARTITIONS + 1})
+    world.wait_until_published()
 
 
 MADE_AGAIN = (
