@@ -1,92 +1,102 @@
-"""A relay that is halted, and what a recovery does: `halted.py` and `recovery.py` with the sockets left out."""
+"""The relay's own Halted, Recovery and Watch, with what they ask of a server: a new slot, the outbox, the topics."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
+from simulation.publisher import REPLAYED
 from simulation.session import Killed
 
-from dovetail_relay import rebase
-from dovetail_relay.desk.desk import end_in_doubt
-from dovetail_relay.errors import Halt
-from dovetail_relay.nouns import Checkpoint, RelayRow
-from dovetail_relay.source.commands import Command, Commands
-from dovetail_relay.source.parked import ParkedRows
+from dovetail_relay import halted, recovery
+from dovetail_relay.nouns import RelayRow, lsn_text
+from dovetail_relay.observe.readback import Sighting
+from dovetail_relay.recovery import Ground, Hands, Refused
+from dovetail_relay.setup.slot import NewSlot
+from dovetail_relay.source.commands import Command
+from dovetail_relay.watch import Watch
 
 if TYPE_CHECKING:
-    from simulation.database import Database
-    from simulation.world import World
+    from simulation.relay import Relay
+
+# What the rooms read of the settings.
+SETTINGS: Final[Any] = SimpleNamespace(
+    relay=SimpleNamespace(name="sim", slot="sim"),
+    outbox=SimpleNamespace(publication="dovetail", foreign=False, messages=False),
+    checkpoint_topic="checkpoints",
+)
 
 
-class Halted:
-    """Of one relay process."""
+def hands_of(relay: Relay) -> Hands:
+    """What the reign lends. The side thread is not asked: nothing comes between."""
 
-    world: World
-    database: Database
-    session: Any
-
-    def _recover(self, halt: Halt, found: Checkpoint | None) -> bool:
-        """Whether a command has changed the ground."""
-        commands = Commands(self.session, "sim")
-        for command in commands.active("recover"):
-            if not isinstance(halt, rebase.CURED):
-                if command.state == "pending":
-                    commands.settle(command.id, "failed", "recover does not cure this")
-            elif commands.take(command):
-                return self._rebase(command, found, commands)
-        return False
-
-    def _rebase(self, command: Command, found: Checkpoint | None, commands: Commands) -> bool:
-        database, world = self.database, self.world
-        row, facts, history = database.row, database.facts(), database.history
-        if rebase.divergence(facts, row, found, history) is not None and not command.arguments.get("new_epoch"):
-            commands.settle(command.id, "failed", "events of the lost past are published")
-            return False
-        horizon = rebase.horizon(facts, row, found, history)
-        told = rebase.tells_what_is_parked(facts, row, found, history)
-        if found is not None and told:
-            ParkedRows(self.session, "sim").drop_beyond(found)
-        if found is None:
-            end_in_doubt(commands)
-        world.seen["recovery begun anew while one was under way"] += row.recovery_horizon is not None
-        world.seen["recovery from a horizon"] += horizon > 0
-        self._strike("slot dropped")
-        database.drop_slot()
-        self._strike("slot made")
-        database.make_slot()
-        self._strike("rebased")
-        database.rebase(0 if found is None else found.epoch, horizon, command.id, judge_again=not told)
-        self._strike("after the rebase")
-        return True
-
-    def _read_back(self) -> set[int]:
-        """The rows that are in the topics, dead letters included."""
-        self._strike("read back")
-        if self.world.deadly and self.world.chance() < 0.1:
-            self.world.lose_slot()
-        seen = {what if what >= 0 else -1 - what for what in self.world.broker.visible()}
-        self.database.tables.settle_doubt(seen)
-        return seen
-
-    def _finish_recovery(self, row: RelayRow) -> None:
-        self._touch()
-        self._strike("backfilled")
-        command = row.recovery_command
-        with self.session.transaction():
-            self.database.row = replace(self.database.row, recovery_horizon=None, recovery_command=None)
-            if command is not None:
-                Commands(self.session, "sim").settle(command, "done", "recovered")
-        self.world.seen["recovery over"] += 1
-
-    def _refuse_idle(self, row: RelayRow) -> None:
-        if not self.world.commands:
-            return
-        commands = Commands(self.session, "sim")
-        for command in commands.active("recover"):
-            if command.id != row.recovery_command:
-                commands.settle(command.id, "failed", "nothing to do: the relay is not halted")
-
-    def _strike(self, where: str) -> None:
-        if self.world.deadly and self.world.strikes(f"recovery: {where}", 5):
+    def on_step(step: str) -> None:
+        if relay.world.deadly and relay.world.strikes(step, 5):
             raise Killed
+
+    return Hands(
+        SETTINGS, relay.session, aside=lambda job: job(), touch=relay._touch, stopping=lambda: relay.stopping,
+        on_step=on_step,
+    )  # fmt: skip
+
+
+class Recovery(recovery.Recovery):
+    """Looks on, and answers for the server."""
+
+    def __init__(self, relay: Relay, hands: Hands) -> None:
+        super().__init__(hands)
+        self._relay = relay
+
+    def rebase(self, ground: Ground, command: Command) -> None:
+        seen = self._relay.world.seen
+        before = ground.row.recovery_horizon
+        super().rebase(ground, command)
+        seen["recovery begun anew while one was under way"] += before is not None
+        seen["recovery from a horizon"] += bool(self._relay.database.row.recovery_horizon)
+
+    def finish(self, row: RelayRow) -> None:
+        self._relay._touch()
+        super().finish(row)
+        self._relay.world.seen["recovery over"] += 1
+
+    @contextmanager
+    def _made_anew(self, command: Command) -> Iterator[NewSlot]:  # type: ignore[override]
+        del command
+        database = self._relay.database
+        database.make_slot()
+        database.other_work()
+        yield NewSlot("7", lsn_text(database.confirmed), str(database.rows_before(database.confirmed)))
+
+    def _ask(self, query: str, row: RelayRow) -> dict[str, Any]:
+        database = self._relay.database
+        missing = len(database.unpublished(row, database.tables.seen, 0))
+        if query == "recovery_missing":
+            return {"missing": missing}
+        doubtful = sum(held["step"] is not None for held in database.tables.waiting())
+        return {"rows": missing, "sought": missing + doubtful, "since": 0.0}
+
+    def _sightings(self, found: dict[str, Any]) -> Iterator[list[Sighting]]:
+        """The rows that are in the topics, dead letters and replays included."""
+        del found
+        world = self._relay.world
+        if world.deadly and world.chance() < 0.1:
+            world.lose_slot()
+        rows = [what % REPLAYED if what >= 0 else -1 - what for what in world.broker.visible()]
+        yield [Sighting(UUID(int=n), "") for n in rows]
+
+
+class Halted(halted.Halted):
+    """Looks at the publication itself."""
+
+    def __init__(self, relay: Relay, hands: Hands) -> None:
+        self.recovery = Recovery(relay, hands)
+        super().__init__(hands, self.recovery, relay.publisher)
+        self._facts = relay.database.tables
+        self.watch = Watch(relay.session, SETTINGS.outbox.publication, self)
+
+    def _refuse_unfit(self) -> None:
+        if not self._facts.ground.fit:
+            raise Refused("the publication is not fit")

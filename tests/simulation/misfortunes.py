@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from simulation.database import START
 from simulation.session import Killed
 
-from dovetail_relay.errors import KafkaUnavailable
+from dovetail_relay.errors import KafkaUnavailable, PartitionsChanged
 from dovetail_relay.nouns import Lsn
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def ghost_steps(world: World) -> None:
         ghost = ghosts[at]
         try:
             next(ghost.job)
-        except (StopIteration, KafkaUnavailable):
+        except (StopIteration, KafkaUnavailable, PartitionsChanged):
             del ghosts[at]
         except Killed as killed:
             del ghosts[at]

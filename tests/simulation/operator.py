@@ -9,7 +9,7 @@ from simulation.checks import check
 from simulation.rows import KEYS, SILENT
 from simulation.stored import OPEN
 
-from dovetail_relay.errors import Diverged, Halt, PoisonHeld
+from dovetail_relay.errors import Diverged, Halt, PartitionsChanged, PoisonHeld, PublicationChanged
 from dovetail_relay.parking import CRASH
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Operator:
         self._clean = chance() < 0.6
         self._poisoned = (0.04, 0.15)[world.aside() < 0.5] if world.aside() < 0.25 and not world.torn else 0.0
         world.poison.kills = 15 if world.aside() < 0.04 and not world.torn else 0
+        if not world.torn:
+            world.changes.begin()
         self._dares = world.aside() < 0.5
         self.spoil(world.database.before_slot)
 
@@ -97,9 +99,11 @@ class Operator:
     def answer(self, halt: Halt) -> None:
         """What ends a halt that stays."""
         self._answers += 1
-        check(self._answers < 6, f"nothing cures it: {halt}")
+        check(self._answers < 9, f"nothing cures it: {halt}")
         if isinstance(halt, PoisonHeld):
             self._pass_over()
+        elif isinstance(halt, PublicationChanged | PartitionsChanged):
+            self._world.changes.answer()
         else:
             self._recover(halt)
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
+from simulation.halted import Recovery
 from simulation.pipeline import Pipeline
 from simulation.relay import Relay
 from simulation.tables import PASSED, Tables
 
 from dovetail_relay import rebase
+from dovetail_relay.admission import Admitted
 from dovetail_relay.desk.desk import OperatorDesk
 from dovetail_relay.desk.release import Release
 from dovetail_relay.desk.replay import Replay
@@ -20,6 +22,7 @@ from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.machine import Machine, Step
 from dovetail_relay.nouns import Batch, Checkpoint, Hold, Lsn, Place, RelayRow
 from dovetail_relay.parking import Parking
+from dovetail_relay.recovery import Ground
 from dovetail_relay.source.parked import ParkedRows
 
 Patch = pytest.MonkeyPatch
@@ -211,21 +214,22 @@ def _old_epoch_trusted(patch: Patch) -> None:
     """The checkpoint of the time before counts once the slot is made anew."""
     real = Relay._admitted
 
-    def admitted(self: Relay, found: Checkpoint | None) -> Checkpoint | None:
-        row = self.database.row
+    def admitted(self: Relay, ground: Ground) -> Admitted:
+        row, found = ground.row, ground.found
         if found is not None and found.epoch < row.epoch and row.recovery_horizon is not None:
-            return replace(found, epoch=row.epoch, end_lsn=row.consistent_point, part=None)
-        return real(self, found)
+            base = replace(found, epoch=row.epoch, end_lsn=row.consistent_point, part=None)
+            return Admitted(row, base, found, begins=False, timeline=ground.facts.timeline)
+        return real(self, ground)
 
     patch.setattr(Relay, "_admitted", admitted)
 
 
 def _step_in_doubt_taken_again(patch: Patch) -> None:
-    patch.setattr("simulation.halted.end_in_doubt", lambda _commands: None)
+    patch.setattr("dovetail_relay.recovery.end_in_doubt", lambda _commands: None)
 
 
 def _nothing_read_back(patch: Patch) -> None:
-    patch.setattr(Relay, "_read_back", lambda _self: set())
+    patch.setattr(Recovery, "_sightings", lambda _self, _found: iter(()))
 
 
 def _horizon_is_now(patch: Patch) -> None:
@@ -244,7 +248,7 @@ def _recovery_over_too_early(patch: Patch) -> None:
 
 
 def _parked_not_judged_again(patch: Patch) -> None:
-    patch.setattr("simulation.tables.Tables.judge_again", lambda _self, _kept: None)
+    patch.setattr(Tables, "_judge_again", lambda _self, _horizon, _visible: None)
 
 
 def _condemned_of_an_older_epoch_stay(patch: Patch) -> None:

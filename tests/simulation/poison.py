@@ -14,7 +14,7 @@ from simulation.checks import check
 from simulation.rows import SILENT
 from simulation.session import Killed
 
-from dovetail_relay.desk.desk import MANY_ATTEMPTS
+from dovetail_relay.desk.desk import KINDS, MANY_ATTEMPTS
 from dovetail_relay.nouns import Lsn, Place, parse_lsn
 from dovetail_relay.suspicion import AT_ALL, IN_HAND, MANY_STARTS
 
@@ -98,7 +98,7 @@ class Poison:
 
     def _struck_at_desk(self) -> None:
         for row in self._world.database.tables.commands.values():
-            if row["state"] == "running" and row["kind"] != "recover" and self.calm:
+            if row["state"] == "running" and row["kind"] in KINDS and self.calm:
                 self._at_desk[row["id"]] += 1
                 times = self._at_desk[row["id"]]
                 check(times <= _MOST_AT_DESK, f"command {row['id']} has ended {times} processes in a row")

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.checks import check
 from simulation.database import MOST_FRAMES, MOST_ROWS
-from simulation.halted import Halted
+from simulation.halted import Halted, hands_of
 from simulation.pipeline import EAR, Pipeline, Side, SimulatedIntake, Wire
 from simulation.session import Killed, Session
 
+from dovetail_relay.admission import Admitted, admitted
 from dovetail_relay.desk.desk import OperatorDesk
 from dovetail_relay.errors import (
     CheckpointMoved,
@@ -35,9 +36,10 @@ from dovetail_relay.fencing import Fenced as Found
 from dovetail_relay.fencing import fence_and_read
 from dovetail_relay.flight import Limits
 from dovetail_relay.leftovers import Leftovers
-from dovetail_relay.machine import Machine, admit
+from dovetail_relay.machine import Machine
 from dovetail_relay.nouns import Batch, Checkpoint, Lsn, Parked, Record, RelayRow
 from dovetail_relay.parking import Parking
+from dovetail_relay.recovery import Ground
 from dovetail_relay.source.parked import ParkedRows
 from dovetail_relay.suspicion import Suspicion
 
@@ -57,7 +59,7 @@ class Ghost(NamedTuple):
     writer: str
 
 
-class Relay(Halted):
+class Relay:
     """`step` goes on to the next place where something may come between."""
 
     session: Any
@@ -118,6 +120,7 @@ class Relay(Halted):
         self.suspicion: Suspicion | None = None
         self.noted: InHand | None = None
         self._horizon: tuple[int, Lsn] | None = None
+        self.halted: Halted | None = None
 
     # -- service.py ---------------------------------------------------------------------------------------------------
 
@@ -132,6 +135,8 @@ class Relay(Halted):
             except (Restart, Retry) as ended:
                 self._note(ended)
             except Halt as halt:
+                if self.halted is not None:
+                    self.halted.tell(halt)
                 # It looks again after a while: a cause that has gone needs no operator.
                 self.world.halted(halt)
             self._leave()
@@ -171,6 +176,8 @@ class Relay(Halted):
         self.reigns += 1
         self.publisher = self.world.publisher(self)
         self.session = Session(self, self.world)
+        if self.world.commands:
+            self.halted = Halted(self, hands_of(self))
         while True:
             self._touch()
             self.side.submit(partial(fence_and_read, self.publisher))
@@ -183,46 +190,33 @@ class Relay(Halted):
             if error is not None and not isinstance(error, KafkaUnavailable):
                 raise error
         yield
-        row, machine = self._admit(result.found)
-        pipeline = self._assemble(machine)
-        yield from self._backfill(pipeline, row)
+        at = self._admit(result.found)
+        pipeline = self._assemble(at.machine(self.writer))
+        yield from self._backfill(pipeline, at.row)
         if not self.database.row.started and not self.stopping:
             self._touch()
             self.database.row = replace(self.database.row, started=True)
         yield from self._stream(pipeline)
 
-    def _admit(self, found: Checkpoint | None) -> tuple[RelayRow, Machine]:
+    def _admit(self, found: Checkpoint | None) -> Admitted:
+        database = self.database
         while True:
             self._touch()
-            row, facts = self.database.row, self.database.facts()
+            ground = Ground(database.facts(), database.row, found, database.history)
             try:
-                base = self._admitted(found)
+                at = self._admitted(ground)
             except Halt as halt:
-                if self._recover(halt, found):
+                if self.halted is not None and self.halted.answered(halt, ground):
                     continue
                 raise
-            begins = base is None
-            base = base or Checkpoint(
-                epoch=row.epoch,
-                seq=0 if found is None else found.seq,
-                writer="",
-                system_id=facts.system_id,
-                timeline=facts.timeline,
-                database=facts.database,
-                slot=row.slot,
-                end_lsn=row.consistent_point,
-                backfill=0 if row.snapshot is not None else None,
-                horizon=row.recovery_horizon or 0,
-                command=None if found is None else found.command,
-            )
-            machine = Machine(base, writer=self.writer, timeline=self.database.timeline)
-            machine.written = not begins
-            machine.before = found
-            self._refuse_idle(row)
-            return row, machine
+            if self.halted is not None:
+                watch, row = self.halted.watch, at.row
+                watch.recorded, watch.recovering = row.publication_fingerprint, row.recovery_command
+                self.halted.refuse_idle(row.recovery_command)
+            return at
 
-    def _admitted(self, found: Checkpoint | None) -> Checkpoint | None:
-        return admit(self.database.facts(), self.database.row, found, self.database.history)
+    def _admitted(self, ground: Ground) -> Admitted:
+        return admitted(ground, self.session, self.publisher, "checkpoints", None)
 
     def _assemble(self, machine: Machine) -> Pipeline:
         world, session = self.world, self.session
@@ -267,16 +261,17 @@ class Relay(Halted):
             yield from self._publish(pipeline, Batch([], row.consistent_point, None))
         if next_seq is not None:
             yield from self._publish_older(pipeline, row, next_seq)
-        if row.recovery_horizon is not None and not self.stopping:
-            self._finish_recovery(row)
+        if row.recovery_horizon is not None and not self.stopping and self.halted is not None:
+            self.halted.recovery.finish(row)
 
     def _publish_older(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> Iterator[None]:
-        seen = self._read_back() if row.recovery_horizon is not None else set()
+        if row.recovery_horizon is not None and self.halted is not None and not self.halted.recovery.read_back(row):
+            return
         pipeline.restart()
         while True:
             given_up, careful = pipeline.given_up, self._careful
             # One snapshot of the table for the whole of it.
-            rows = self.database.unpublished(row, seen, next_seq)
+            rows = self.database.unpublished(row, self.database.tables.seen, next_seq)
             while rows and pipeline.given_up == given_up and self._careful is careful:
                 most = 1 if careful else 2
                 some, rows = rows[:most], rows[most:]
@@ -372,9 +367,9 @@ class Relay(Halted):
         pipeline, database = self.pipeline, self.database
         if pipeline is None:
             return
-        if self.world.commands:
+        if self.halted is not None:
+            self.halted.watch.look(self.world.clock(), pipeline.machine)
             self.desk.look()
-            self._refuse_idle(database.row)  # what the watch does
         durable = pipeline.machine.durable
         if self.suspicion is not None:
             self.suspicion.look(durable)

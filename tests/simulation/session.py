@@ -71,9 +71,10 @@ class Session:
 
     def rows(self, query: str, params: Mapping[str, Any]) -> Found:
         """One statement. The server refuses it where the session has ended."""
-        if not self._relay.leads:
-            raise LeadLost("the lock session is gone")
+        self._look()
         name = NAME_OF[query]
+        if name == "desk_let_go" and self._world.changes.ambush(params):
+            raise Killed
         if name in _READS or self._whole:
             return self._tables.run(name, params)
         self._strike(name)
@@ -93,8 +94,27 @@ class Session:
         if world.deadly and not self._whole and world.strikes(name, likely, aside=name in NOTES):
             raise Killed
 
-    def execute(self, query: str, params: Mapping[str, Any]) -> None:
-        self.rows(query, params)
+    def execute(self, query: str, params: Mapping[str, Any]) -> Cursor:
+        cursor = Cursor(self)
+        cursor.execute(query, params)
+        return cursor
+
+    def partition_counts(self) -> dict[str, int]:
+        self._look()
+        return dict(self._tables.ground.counts)
+
+    def publication_fingerprint(self, publication: str) -> str | None:
+        del publication
+        self._look()
+        return self._tables.ground.publication
+
+    def audit_head(self, known: object) -> None:
+        """Nobody writes an audit log here."""
+        del known
+
+    def _look(self) -> None:
+        if not self._relay.leads:
+            raise LeadLost("the lock session is gone")
 
     @contextmanager
     def cursor(self, row_factory: object = None) -> Iterator[Cursor]:

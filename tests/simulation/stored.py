@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dovetail_relay.nouns import Checkpoint, Lsn
+from dovetail_relay.source.commands import FOR_HALTED
 
 if TYPE_CHECKING:
     from simulation.database import Database
@@ -25,6 +26,19 @@ UNSUSPECTED: Final[Mapping[str, Any]] = {
 }  # fmt: skip
 
 
+class Ground(NamedTuple):
+    """What the relay stands on: the publication as it is, and as it was recorded; partitions as they were recorded.
+
+    Of a publication that is not `fit` no row of the outbox is sent. `gone` are rows that the ring has given up.
+    """
+
+    publication: str | None = "p"
+    fit: bool = True
+    recorded: str = "p"
+    counts: tuple[tuple[str, int], ...] = (("orders", 2),)
+    gone: frozenset[int] = frozenset()
+
+
 class State(NamedTuple):
     """`counts`: it differs from the one before in what parked rows and commands are."""
 
@@ -32,6 +46,7 @@ class State(NamedTuple):
     parked: dict[int, Row]
     commands: dict[int, Row]
     notes: Mapping[str, Any]
+    ground: Ground
     counts: bool
 
 
@@ -43,6 +58,10 @@ class Stored:
         self.parked: dict[int, Row] = {}
         self.commands: dict[int, Row] = {}
         self.notes = UNSUSPECTED
+        self.ground = Ground()
+        self.seen: set[int] = set()
+        # What recoveries made of rows that wait: looked at again, left for one of their queue, found in the topics.
+        self.judged_again = self.kept_whole = self.found_out = 0
         self._journal: list[State] = []
         self._seq = 0
         self.went_back = False
@@ -55,15 +74,23 @@ class Stored:
         """The newest state that a server has whose log ends at `switch`."""
         while self._journal and self._journal[-1].lsn > switch:
             self.went_back |= self._journal.pop().counts
-            _, parked, commands, self.notes, _ = self._journal[-1] if self._journal else _EMPTY
-            self.parked, self.commands = dict(parked), dict(commands)
+            state = self._journal[-1] if self._journal else _EMPTY
+            self.parked, self.commands = dict(state.parked), dict(state.commands)
+            self.notes, self.ground = state.notes, state.ground
+        self._database.recorded(self.ground.recorded)
 
     def wrote(self) -> None:
         """Each write moves the log, and the state after it is remembered."""
         database = self._database
         database.insert_lsn = Lsn(database.insert_lsn + 1)
         at = database.insert_lsn
-        self._journal.append(State(at, dict(self.parked), dict(self.commands), self.notes, counts=True))
+        self._journal.append(State(at, dict(self.parked), dict(self.commands), self.notes, self.ground, counts=True))
+
+    def change(self, **values: Any) -> None:
+        """Something that the relay stands on."""
+        self.ground = self.ground._replace(**values)
+        self._database.recorded(self.ground.recorded)
+        self.wrote()
 
     def note(self, **values: Any) -> None:
         """Of these nobody asks where in the log they stand."""
@@ -75,8 +102,7 @@ class Stored:
 
     def submit(self, kind: str, **arguments: Any) -> int | None:
         """None where another of its class is not settled yet."""
-        desk = kind != "recover"
-        if any(row["state"] in OPEN and (row["kind"] != "recover") is desk for row in self.commands.values()):
+        if any(row["state"] in OPEN and _class(row["kind"]) == _class(kind) for row in self.commands.values()):
             return None
         self._seq += 1
         self.commands[self._seq] = {
@@ -89,7 +115,7 @@ class Stored:
     def want(self, wanted: str) -> None:
         """What the operator wants of the desk's open command."""
         for row in self.commands.values():
-            if row["state"] in OPEN and row["kind"] != "recover":
+            if row["state"] in OPEN and _class(row["kind"]) == "desk":
                 state = "withdrawn" if wanted == "withdraw" and row["state"] == "pending" else row["state"]
                 self.commands[row["id"]] = {**row, "wanted": wanted, "state": state}
                 self.wrote()
@@ -135,6 +161,9 @@ class Stored:
         self.wrote()
         return [self.commands[command_id]]
 
+    def waiting(self) -> Found:
+        return self._of("parked")
+
     def _of(self, *states: str) -> Found:
         return [row for row in self.parked.values() if row["state"] in states]
 
@@ -143,4 +172,8 @@ class Stored:
         self.wrote()
 
 
-_EMPTY: Final = State(Lsn(0), {}, {}, UNSUSPECTED, counts=False)
+def _class(kind: str) -> str:
+    return kind if kind in FOR_HALTED else "desk"
+
+
+_EMPTY: Final = State(Lsn(0), {}, {}, UNSUSPECTED, Ground(), counts=False)

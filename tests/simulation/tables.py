@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from simulation.recovered import Recovered
 from simulation.rows import ROWS
-from simulation.stored import OPEN, UNSUSPECTED, Found, Row, Stored
+from simulation.stored import OPEN, UNSUSPECTED, Found, Row
 
 from dovetail_relay.nouns import lsn_text, parse_lsn, text_of
 from dovetail_schemas.sql import queries
@@ -19,7 +20,7 @@ NAME_OF: Final = {text: name for name, text in queries.items()}
 PASSED: Final = ("halting", "condemned")
 
 
-class Tables(Stored):
+class Tables(Recovered):
     """`run(name, params)` is one statement: whole or not at all."""
 
     def run(self, name: str, params: Mapping[str, Any]) -> Found:
@@ -27,13 +28,6 @@ class Tables(Stored):
             return []
         done: Found = _STATEMENTS[name](self, params)
         return done
-
-    def judge_again(self, kept: set[int]) -> None:
-        """A part of `recovery_rebase`: what waits, and is still in the outbox, is judged once more among all rows."""
-        for row in self._of("parked"):
-            if row["n"] in kept and not row["discard"]:
-                del self.parked[row["seq"]]
-        self.wrote()
 
     # -- parked.sql ---------------------------------------------------------------------------------------------------
 
@@ -138,7 +132,8 @@ class Tables(Stored):
             names = ("id", "aggregatetype", "aggregateid", "type", "payload", "schema_fingerprint", "encoding")
             raw = dict(zip(names, event, strict=False))
             found.append({
-                **row, **raw, "kept": True, "chosen": _chosen(row, params), "commit_lsn": lsn_text(row["lsn"]),
+                **row, **raw, "kept": row["n"] not in self.ground.gone, "chosen": _chosen(row, params),
+                "commit_lsn": lsn_text(row["lsn"]),
                 "headers": event[7], "created_us": int(event[8]).to_bytes(8, "big"),
             })  # fmt: skip
         return found
@@ -168,17 +163,6 @@ class Tables(Stored):
             if step is not None and not (row["command"] == params["command"] and step <= params["step"]):
                 self._set(row, step=None, discard=False)
         return []
-
-    def settle_doubt(self, seen: set[int]) -> None:
-        """`recovery_doubt`: rows of a step in doubt that are in the topics wait no longer."""
-        doubtful = [row for row in self._of("parked") if row["step"] is not None]
-        for row in doubtful:
-            if row["n"] in seen:
-                del self.parked[row["seq"]]
-            else:
-                self._set(row, step=None, discard=False)
-        if doubtful:
-            self.wrote()
 
     def _let_go(self, params: Mapping[str, Any]) -> Found:
         for row in self._of("parked"):
@@ -222,7 +206,7 @@ class Tables(Stored):
         for at in range(params["after"], min(len(events), params["after"] + params["most"])):
             event = ROWS[events[at]]
             raw: Row = dict(zip(names, event, strict=False))
-            if events[at] in waits:
+            if events[at] in waits or events[at] in self.ground.gone:
                 raw["id"] = None
             created = int(event[8]).to_bytes(8, "big")
             found.append({**raw, "n": at, "seq": events[at], "created_us": created})
@@ -317,6 +301,13 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
     "command_settle": Tables._settle,
     "command_audit": Tables._nothing,
     "command_patience": Tables._nothing,
+    "recovery_drop_slot": Tables._drop_slot,
+    "recovery_rebase": Tables._rebase,
+    "recovery_over": Tables._over,
+    "recovery_forget": Tables._forget,
+    "recovery_note": Tables._note_seen,
+    "recovery_doubt": Tables._doubt,
+    "recovery_accept": Tables._accept,
     "relay_began": Tables._began,
     "relay_suspects": Tables._suspects,
     "relay_lived": Tables._lived,

@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 from simulation.broker import Broker
+from simulation.changes import Changes
 from simulation.checks import Account, Violation, check
 from simulation.database import START, Database
 from simulation.misfortunes import MILD, Misfortune, ghost_steps, kind_of, leader
@@ -21,7 +22,16 @@ from simulation.poison import Poison
 from simulation.publisher import AtLeastOnce, CheckpointFirst, Publisher
 from simulation.relay import Ghost, Relay
 
-from dovetail_relay.errors import CheckpointLost, Diverged, Gap, Halt, PoisonHeld, SlotLost
+from dovetail_relay.errors import (
+    CheckpointLost,
+    Diverged,
+    Gap,
+    Halt,
+    PartitionsChanged,
+    PoisonHeld,
+    PublicationChanged,
+    SlotLost,
+)
 from dovetail_relay.nouns import Lsn
 
 # Long enough to drain all that a run holds, with every wait in it.
@@ -66,6 +76,7 @@ class World:
         self.unrouted: frozenset[str] = frozenset()
         self.policy = "hold"
         self.poison = Poison(self)
+        self.changes = Changes(self)
         # How likely each statement is the last one, and how often that may still happen.
         self.deadly = 0.0
         self.deaths = 1 << 30
@@ -122,6 +133,7 @@ class World:
             halt, deadly = self._calm(deadly), 0.0
             self.seen["halt cured by an operator"] += halt is None
         Account(self).close()
+        self.changes.close()
 
     def halted(self, halt: Halt) -> None:
         """A relay stopped and says why; it will look again."""
@@ -160,6 +172,7 @@ class World:
         errands = work + 0.05 if self.commands else work
         for now in range(110 if self.commands else 70):
             self.now = now
+            self.changes.step()
             roll = chance()
             if roll < trouble:
                 misfortunes[int(chance() * len(misfortunes))](self)
@@ -197,6 +210,7 @@ class World:
         while self._to_commit:
             self._work()
         self.operator.heal()
+        self.changes.mend()
         first, second = self.relays
         database, broker = self.database, self.broker
         target = database.log[-1].end_lsn if database.log else START
@@ -215,12 +229,17 @@ class World:
     def _settled(self) -> bool:
         pipeline = leader(self).pipeline
         idle = pipeline is not None and pipeline.stream is not None and pipeline.in_flight is None
-        return idle and (not self.commands or self.operator.through())
+        return idle and (not self.commands or (self.changes.settled() and self.operator.through()))
 
     def _judge(self, halt: Halt) -> None:
         """A halt is right only where its cause is there."""
         newest = self.broker.newest
-        if isinstance(halt, Gap):
+        ground = self.database.tables.ground
+        if isinstance(halt, PublicationChanged):
+            right = ground.publication != ground.recorded
+        elif isinstance(halt, PartitionsChanged):
+            right = dict(ground.counts)["orders"] != self.broker.partitions
+        elif isinstance(halt, Gap):
             right = self.advanced or self.dropped
         elif isinstance(halt, CheckpointLost):
             right = self.deleted
