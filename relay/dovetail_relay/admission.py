@@ -58,10 +58,13 @@ def admitted(
     if unreadable is not None and (row.recovery_horizon is None or publisher.partitions(topic, timeout=5.0) is None):
         raise unreadable
     base = admit(facts, row, found, ground.history)
-    for name, recorded in session.partition_counts().items():
+    counts = session.partition_counts()
+    for name, recorded in counts.items():
         actual = publisher.partitions(name, timeout=5.0)
         if actual is not None and actual != recorded:
             raise PartitionsChanged(f"topic {name} has {actual} partitions, {recorded} are recorded")
+    # A topic that is not there now may be made anew, with more.
+    publisher.expect(counts)
     return Admitted(row, base or _first(ground), found, base is None, facts.timeline)
 
 

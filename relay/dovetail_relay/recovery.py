@@ -11,7 +11,8 @@ when the checkpoint says that the backfill is over is the row's mark taken away,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +28,7 @@ from dovetail_relay.errors import PostgresUnavailable, ServerUnreachable
 from dovetail_relay.logs import log
 from dovetail_relay.nouns import Checkpoint, RelayRow, ServerFacts, TimelineSwitch
 from dovetail_relay.observe import readback
-from dovetail_relay.setup.slot import Blocker, new_slot
+from dovetail_relay.setup.slot import Blocker, NewSlot, new_slot
 from dovetail_relay.source.commands import Command, Commands
 from dovetail_relay.source.lead import LockSession
 from dovetail_relay.source.parked import ParkedRows
@@ -119,7 +120,7 @@ class Recovery:
             self._drop_slot(row.slot)
         self._hands.on_step("slot_dropped")
         try:
-            with new_slot(self._settings, self._connection, self._on_wait(command.id)) as made:
+            with self._made_anew(command) as made:
                 self._hands.on_step("slot_made")
                 self._execute(
                     "recovery_rebase",
@@ -134,6 +135,9 @@ class Recovery:
         except ServerUnreachable as error:
             raise PostgresUnavailable(str(error)) from error
         self._hands.on_step("rebased")
+
+    def _made_anew(self, command: Command) -> AbstractContextManager[NewSlot]:
+        return new_slot(self._settings, self._connection, self._on_wait(command.id))
 
     def _refuse(self, ground: Ground, *, new_epoch: bool) -> None:
         facts, row = ground.facts, ground.row
@@ -191,11 +195,9 @@ class Recovery:
         found = self._hands.aside(lambda: self._ask("recovery_candidates", row))
         if found is None:
             return False
-        recorded = self._hands.session.partition_counts()
-        topics = readback.topics_of_rows(self._settings, found["aggregatetypes"] or (), recorded)
         strays = Strays(found["since"], wanted=self._may_have_strays(row))
         read = 0
-        sightings = readback.published(self._settings, topics, found["since"])
+        sightings = self._sightings(found)
         while found["sought"] and (seen := self._next(sightings)) is not None:
             if self._hands.stopping():
                 return False
@@ -215,6 +217,11 @@ class Recovery:
         self._tell(row, now=True, missing=missing["missing"], waits_for=None, **facts)
         self._hands.on_step("read_back")
         return True
+
+    def _sightings(self, found: dict[str, Any]) -> Iterator[list[readback.Sighting]]:
+        recorded = self._hands.session.partition_counts()
+        topics = readback.topics_of_rows(self._settings, found["aggregatetypes"] or (), recorded)
+        return readback.published(self._settings, topics, found["since"])
 
     def publishing(self, row: RelayRow, published: int) -> None:
         """Now and then during the backfill."""
@@ -242,13 +249,16 @@ class Recovery:
 
     def _again(self, row: RelayRow, aggregatetypes: Collection[str]) -> bool:
         """What goes out again in compacted topics, behind an older event of its key. False when told to stop."""
-        by_topic = self._read(lambda: readback.compacted(self._settings, aggregatetypes))
+        by_topic = self._read(lambda: self._in_compacted(aggregatetypes))
         for types in (by_topic or {}).values():
             if self._hands.aside(partial(self._ask, "recovery_keys", row, aggregatetypes=types)) is None:
                 return False
         if by_topic:
             self._execute("recovery_again")
         return by_topic is not None
+
+    def _in_compacted(self, aggregatetypes: Collection[str]) -> dict[str, list[str]]:
+        return readback.compacted(self._settings, aggregatetypes)
 
     def _next(self, sightings: Any) -> list[readback.Sighting] | None:
         return self._read(lambda: next(sightings, None))  # type: ignore[no-any-return]

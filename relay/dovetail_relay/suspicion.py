@@ -34,6 +34,7 @@ class Suspicion:
         self._began_at: str | None = None
         self._left = 0
         self._ended_at: Place | None = None
+        self._noted_at: Place | None = None
         self._noted = self._in_hand = False
         self.feared: Place | None = None
 
@@ -66,12 +67,15 @@ class Suspicion:
     def before_each(self, place: Place) -> None:
         """This row is next. Durable before it is touched."""
         self._noted = True
-        if place != self.feared:
+        anew = place not in (self.feared, self._noted_at)
+        if anew:
+            # Once: a batch that is given up streams again, and the process has not ended at its rows.
+            self._noted_at = place
             self._session.rows(
                 queries["relay_suspects"],
                 {"relay": self._relay, "lsn": lsn_text(place.commit_lsn), "nth": place.nth, "left": self._left},
             )
-        self._in_hand = place == self._ended_at != self.feared
+        self._in_hand = place == self._ended_at != self.feared and (anew or self._in_hand)
 
     def goes_on(self) -> bool:
         """Asked once the row noted last is through: whether the next one is to be noted too."""

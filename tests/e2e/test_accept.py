@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka.admin import NewPartitions, NewTopic
 
 from dovetail_local.stack import Stack
 from dovetail_relay.operate.commands import follow, submit
@@ -65,6 +65,21 @@ def test_a_topic_that_grew_is_accepted_before_the_relay_that_streams_has_noticed
     assert (end["state"], end["partitions"]) == ("done", {world.topic: PARTITIONS + 1})
     assert relay.has_logged("relay_halted"), "it was not refused as having nothing to do"
     wait_until(lambda: relay.get("/readyz")[0] == 200, 20, "the relay goes on")
+
+
+def test_a_topic_that_is_made_anew_with_more_partitions_under_a_running_relay_is_to_be_accepted(world: World) -> None:
+    topic, admin = world.topic, client(world)
+    admin.delete_topics([topic])[topic].result()
+    wait_until(lambda: topic not in admin.list_topics(timeout=5).topics, 10, "the topic is gone")
+    relay = world.relay().wait_streaming()
+    admin.create_topics([NewTopic(topic, PARTITIONS + 1, 1)])[topic].result()
+    wait_until(lambda: topic in admin.list_topics(timeout=5).topics, 10, "the topic is there again")
+    with world.writers(count=1):
+        relay.wait_for_log("relay_halted")
+        assert world.read_topic() == []
+        end = dovetail_json(world, "relay", "accept", "--reason", "more consumers", "--yes")
+        assert (end["state"], end["partitions"]) == ("done", {topic: PARTITIONS + 1})
+    world.wait_until_published()
 
 
 MADE_AGAIN = (

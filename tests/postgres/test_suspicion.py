@@ -71,6 +71,32 @@ def test_a_row_is_to_blame_once_three_processes_ended_while_they_had_it_in_hand(
     assert process(session).feared == ROW
 
 
+def test_a_row_that_one_process_takes_twice_has_ended_it_once(session: LockSession) -> None:
+    """Its batch was given up, and it streams again."""
+    search(session)
+    for _ in range(IN_HAND - 1):
+        one = process(session)
+        for _ in range(IN_HAND):
+            one.before_each(ROW)
+    assert process(session).feared is None
+
+
+def test_a_row_that_one_process_hands_over_twice_has_lived_once(session: LockSession) -> None:
+    search(session)
+    process(session).before_each(ROW)
+    for _ in range(IN_HAND - 1):
+        one = process(session)
+        one.before_each(ROW)
+        for _ in range(IN_HAND):
+            one.before_each(ROW)
+            one.handed_over()
+    for _ in range(IN_HAND - 1):
+        one = process(session)
+        assert one.feared is None
+        one.before_each(ROW)
+    assert process(session).feared == ROW
+
+
 def test_a_row_that_is_to_blame_stays_so_until_the_batch_that_parks_it_has_committed(session: LockSession) -> None:
     search(session)
     for _ in range(IN_HAND):

@@ -49,10 +49,12 @@ class Transaction:
 class Producer:
     """What a client remembers: its epoch, and which partitions it has told the coordinator of."""
 
-    __slots__ = ("epoch", "failed", "fatal", "registered")
+    __slots__ = ("epoch", "failed", "fatal", "knows", "registered")
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, knows: int) -> None:
         self.epoch = epoch
+        # Partitions of the event topic, as far as it has heard.
+        self.knows = knows
         self.fatal = False
         self.begin()
 
@@ -95,6 +97,9 @@ class Broker:
         self.refuses: set[int] = set()
         self.missing: set[str] = set()
         self.has_refused = False
+        # How many the event topic has, and how many somebody has ever recorded.
+        self.partitions = 2
+        self.most_partitions: Callable[[], int] = lambda: 2
         # What a torn checkpoint said may be taken back.
         self.may_go_back = False
 
@@ -105,7 +110,7 @@ class Broker:
         if self.weather.down or self._chance() < self.weather.init / 2:
             return None
         self.fence()
-        return None if self._chance() < self.weather.init / 2 else Producer(self.epoch)
+        return None if self._chance() < self.weather.init / 2 else Producer(self.epoch, self.partitions)
 
     def produce(self, producer: Producer, partition: int, what: int | Checkpoint) -> None:
         """One record on its way; a failure shows at the flush, and nothing is sent behind it."""
@@ -192,6 +197,9 @@ class Broker:
         self._seen[f"late EndTxn({kind}) {'ended a transaction' if self.open else 'found nothing open'}"] += 1
         self._finish(commit=commit)
 
+    def note_growth(self) -> None:
+        self._seen["a producer that knows of more partitions commits nothing"] += 1
+
     def late_produce(self) -> None:
         """A duplicate of an earlier Produce: never written, but the sequence numbers are out of step after it."""
         if self.open is None:
@@ -243,6 +251,10 @@ class Broker:
         if transaction is None:
             return
         self._last = commit
+        if commit and max(transaction.partitions, default=0) > CHECKPOINT:
+            known = self.most_partitions()
+            if max(transaction.partitions) > known:
+                raise Violation(f"committed to partition {max(transaction.partitions)}, where {known} are recorded")
         transaction.committed = commit
         if commit and transaction.checkpoint is not None:
             self._extend_chain(transaction.checkpoint)

@@ -18,6 +18,9 @@ from dovetail_relay.errors import StreamEnded
 from dovetail_relay.nouns import Lsn, RelayRow, ServerFacts, TimelineSwitch
 
 START: Final = Lsn(100)
+# What a read brings: so many frames, and of rows so many in one. In the wire each has a frame of its own.
+MOST_FRAMES: Final = 6
+MOST_ROWS: Final = 4
 
 NEW: Final = RelayRow(
     name="sim",
@@ -52,6 +55,8 @@ class Transaction(NamedTuple):
     end_lsn: Lsn
     rows: list[int]
     xid: int
+    # By a publication that has the outbox in it.
+    sent: bool = True
 
 
 class Begin(NamedTuple):
@@ -106,7 +111,8 @@ class Database:
         taken = list(range(first, first + rows))
         final = Lsn(self.insert_lsn + int(self._chance() * 3))
         self.insert_lsn = Lsn(final + 1 + int(self._chance() * 2))
-        self.log.append(Transaction(final, self.insert_lsn, taken, self._ended_xid()))
+        sent = self.tables.ground.fit
+        self.log.append(Transaction(final, self.insert_lsn, taken, self._ended_xid(), sent))
         return taken
 
     def _ended_xid(self) -> int:
@@ -136,14 +142,34 @@ class Database:
         """`dovetail.unpublished`: rows from the horizon on, visible in the slot's snapshot, and nowhere else."""
         visible, horizon = int(row.snapshot or 0), row.recovery_horizon or 0
         kept = self.tables.answered_for()
-        old = self.before_slot if horizon == 0 else []
-        rows = old + [n for one in self.log if one.xid >= horizon for n in one.rows if n % SILENT != SILENT - 1]
-        return [n for n in rows if next_seq <= n < visible and n not in seen and n not in kept]
+        rows = self._outbox(horizon, visible)
+        return [n for n in rows if next_seq <= n and n not in seen and n not in kept]
+
+    def outbox(self, horizon: int, visible: int) -> set[int]:
+        """The rows of transactions from `horizon` on that a snapshot sees."""
+        return set(self._outbox(horizon, visible))
+
+    def _outbox(self, horizon: int, visible: int) -> list[int]:
+        rows = self.before_slot if horizon == 0 else []
+        rows = rows + [n for one in self.log if one.xid >= horizon for n in one.rows if n % SILENT != SILENT - 1]
+        return [n for n in rows if n < visible and n not in self.tables.ground.gone]
+
+    def unsent(self) -> set[int]:
+        """Rows that no stream brings."""
+        return {n for one in self.log if not one.sent for n in one.rows}
 
     # -- what the relay asks ------------------------------------------------------------------------------------------
 
     def facts(self) -> ServerFacts:
-        return replace(_FACTS, timeline=self.timeline, confirmed_flush=self.confirmed, slot_found=self.slot_found)
+        return replace(
+            _FACTS, timeline=self.timeline, confirmed_flush=self.confirmed, slot_found=self.slot_found,
+            publication_fingerprint=self.tables.ground.publication,
+        )  # fmt: skip
+
+    def recorded(self, fingerprint: str) -> None:
+        """The relay's row follows what an operator has accepted, and a promotion has taken back."""
+        if self.row.publication_fingerprint != fingerprint:
+            self.row = replace(self.row, publication_fingerprint=fingerprint)
 
     def start_replication(self, start: Lsn) -> Stream | None:
         """None where the slot is busy. A start below the confirmed position is moved up to it, without a word."""
@@ -178,23 +204,7 @@ class Database:
         self.confirmed = self.insert_lsn
         self._acknowledged = [self.insert_lsn]
 
-    def rebase(self, known_epoch: int, horizon: int, command: int, *, judge_again: bool) -> None:
-        """`recovery_rebase`: the relay's row says from here on that a recovery is under way."""
-        self.other_work()
-        if judge_again:
-            old = self.before_slot if horizon == 0 else []
-            self.tables.judge_again({*old, *(n for one in self.log if one.xid >= horizon for n in one.rows)})
-        self.rebased_lsn = self.insert_lsn
-        self.row = replace(
-            self.row,
-            consistent_point=self.confirmed,
-            snapshot=str(self._rows_before(self.confirmed)),
-            epoch=max(self.row.epoch, known_epoch) + 1,
-            recovery_horizon=horizon,
-            recovery_command=command,
-        )
-
-    def _rows_before(self, lsn: Lsn) -> int:
+    def rows_before(self, lsn: Lsn) -> int:
         return next((one.rows[0] for one in self.log if one.end_lsn > lsn and one.rows), self._next_row)
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
@@ -248,13 +258,13 @@ class Stream:
         while self._at < len(database.log) and database.log[self._at].final_lsn < start:
             self._at += 1
 
-    def read(self) -> list[Frame]:
+    def read(self, limit: int) -> list[Frame]:
         if self.ended:
             raise StreamEnded("the server ended the stream")
         frames: list[Frame] = []
         # None at all now and then: there is more, and it is still on its way.
-        for _ in range(int(self._chance() * 7)):
-            frame = self._next()
+        for _ in range(min(limit, int(self._chance() * (MOST_FRAMES + 1)))):
+            frame = self._next(1 if limit == 1 else MOST_ROWS)
             if frame is None:
                 break
             frames.append(frame)
@@ -268,8 +278,10 @@ class Stream:
         if not self.ended:
             self._database.end_stream()
 
-    def _next(self) -> Frame | None:
+    def _next(self, most: int) -> Frame | None:
         database, chance = self._database, self._chance
+        while self._row < 0 and self._at < len(database.log) and not database.log[self._at].sent:
+            self._at += 1  # empty, as far as this stream goes
         at_end = self._at >= len(database.log)
         if chance() < 0.15:
             return self._keepalive(at_end=at_end)
@@ -281,7 +293,7 @@ class Stream:
             return Begin(transaction.final_lsn)
         if self._row < len(transaction.rows):
             first = self._row
-            self._row += 1 + int(chance() * 4)
+            self._row += 1 + int(chance() * most)
             return Rows(transaction.rows[first : self._row])
         self._row = -1
         self._at += 1

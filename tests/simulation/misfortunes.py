@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from simulation.database import START
+from simulation.session import Killed
 
-from dovetail_relay.errors import KafkaUnavailable
+from dovetail_relay.errors import KafkaUnavailable, PartitionsChanged
 from dovetail_relay.nouns import Lsn
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def fail_over(world: World) -> None:
         return
     world.switch = switch
     database.promote(switch)
+    world.poison.anew()
     world.seen["promotion"] += 1
 
 
@@ -124,10 +126,15 @@ def ghost_steps(world: World) -> None:
     ghosts = world.ghosts
     if ghosts:
         at = int(world.chance() * len(ghosts))
+        ghost = ghosts[at]
         try:
-            next(ghosts[at])  # type: ignore[call-overload]
-        except (StopIteration, KafkaUnavailable):
+            next(ghost.job)
+        except (StopIteration, KafkaUnavailable, PartitionsChanged):
             del ghosts[at]
+        except Killed as killed:
+            del ghosts[at]
+            if ghost.writer == ghost.relay.writer:
+                ghost.relay.kill(killed)
 
 
 def advance_slot(world: World) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simulation.checks import check
 from simulation.rows import KEYS, SILENT
-from simulation.tables import OPEN
+from simulation.stored import OPEN
 
-from dovetail_relay.errors import Diverged, Halt
+from dovetail_relay.errors import Diverged, Halt, PartitionsChanged, PoisonHeld, PublicationChanged
+from dovetail_relay.parking import CRASH
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -42,6 +43,11 @@ class Operator:
             world.unrouted = frozenset(("fresh",))
         # In the end everything is let go, or what is stuck stays so.
         self._clean = chance() < 0.6
+        self._poisoned = (0.04, 0.15)[world.aside() < 0.5] if world.aside() < 0.25 and not world.torn else 0.0
+        world.poison.kills = 15 if world.aside() < 0.04 and not world.torn else 0
+        if not world.torn:
+            world.changes.begin()
+        self._dares = world.aside() < 0.5
         self.spoil(world.database.before_slot)
 
     def spoil(self, rows: list[int]) -> None:
@@ -55,6 +61,8 @@ class Operator:
                     world.unfit.add(n)
                 else:
                     world.broker.refuses |= {n, -1 - n} if self._chance() < 0.3 else {n}
+        if self._poisoned:
+            world.poison.spoil(rows, self._poisoned)
         self._replayable = max([self._replayable, *(n + 1 for n in rows)])
 
     def errand(self) -> None:
@@ -81,13 +89,37 @@ class Operator:
         if self._clean and tables.of_state("parked"):
             tables.submit("release", upto=tables.newest_seq())
             return False
+        if self._dares and tables.because_of(CRASH):
+            # Once: for all that anybody knows the library is another one by now.
+            self._dares = False
+            tables.submit("release", upto=tables.newest_seq())
+            return False
         return True
 
-    def recover(self, halt: Halt) -> None:
-        """The answer to a halt that stays."""
-        world = self._world
+    def answer(self, halt: Halt) -> None:
+        """What ends a halt that stays."""
         self._answers += 1
-        check(self._answers < 5, f"no recovery cures it: {halt}")
+        check(self._answers < 9, f"nothing cures it: {halt}")
+        if isinstance(halt, PoisonHeld):
+            self._pass_over()
+        elif isinstance(halt, PublicationChanged | PartitionsChanged):
+            self._world.changes.answer()
+        else:
+            self._recover(halt)
+
+    def _pass_over(self) -> None:
+        """A row that has ended the process is not tried again while the relay stands before it."""
+        world = self._world
+        if world.aside() < 0.5:
+            world.policy = "hold"
+            for relay in world.relays:
+                relay.stopping = True
+        else:
+            tables = world.database.tables
+            tables.submit("discard", upto=tables.newest_seq())
+
+    def _recover(self, halt: Halt) -> None:
+        world = self._world
         tables = world.database.tables
         for row in tables.commands.values():
             if row["kind"] == "recover" and row["state"] in OPEN:
@@ -150,7 +182,8 @@ class Operator:
         self.submit("recover", new_epoch=self._chance() < 0.5)
 
     def cure(self) -> None:
-        """Schemas are mended, limits raised."""
+        """Schemas are mended, limits raised, a library replaced."""
+        self._world.poison.cure()
         self._world.unfit.clear()
         self._world.broker.refuses = set()
 

@@ -15,7 +15,7 @@ from simulation.publisher import Job
 from simulation.rows import ROWS, SILENT
 
 from dovetail_relay import pipeline
-from dovetail_relay.errors import StuckMessage
+from dovetail_relay.errors import PoisonHeld, StuckMessage
 from dovetail_relay.fencing import fence_and_read
 from dovetail_relay.flight import InFlight
 from dovetail_relay.intake import Intake
@@ -31,11 +31,14 @@ from dovetail_relay.nouns import (
     Record,
     text_of,
 )
+from dovetail_relay.parking import CRASH
 from dovetail_relay.publish.port import Outcome
 from dovetail_relay.route.headers import position_prefix
+from dovetail_relay.suspicion import Suspicion
 from dovetail_schemas.headers import POSITION
 
 if TYPE_CHECKING:
+    from simulation.relay import Relay
     from simulation.world import World
 
 
@@ -69,8 +72,8 @@ class Wire:
         return self._stream.received
 
     def read(self, limit: int, most_bytes: int) -> list[Frame]:
-        del limit, most_bytes
-        return self._stream.read()
+        del most_bytes
+        return self._stream.read(limit)
 
     def report(self, lsn: Lsn) -> None:
         end = self._world.broker.durable_end
@@ -128,6 +131,8 @@ class Mapper:
         world = self._world
         if world.unrouted:
             self.target(row[1])
+        if world.poison.in_hand:
+            world.poison.touch(int(row[4]))
         if world.unfit and int(row[4]) in world.unfit:
             raise StuckMessage("does not fit its schema", event_id="", topic="orders", reason="encode")
         return Record(
@@ -138,7 +143,8 @@ class Mapper:
 class SimulatedIntake(Intake):
     """The relay's own judgement on each row; what is left out is the decoding."""
 
-    def __init__(self, world: World, parking: Any) -> None:
+    def __init__(self, relay: Relay, parking: Any) -> None:
+        self.relay, world = relay, relay.world
         super().__init__(
             tables=list, columns={}, mapper=Mapper(world), learn=lambda _: False, parking=parking,  # type: ignore[arg-type]
             telemetry=EAR, max_row_bytes=1 << 20,
@@ -167,7 +173,7 @@ class SimulatedIntake(Intake):
             return
         records: list[Record] = []
         parked: list[tuple[int, Parked]] = []
-        skip_rows, judged = ledger.skip_rows, self.parking.busy
+        skip_rows, judged = ledger.skip_rows, self.parking.busy or self.before_each is not None
         for index, n in enumerate(rows, ledger.next_index):
             if index < skip_rows or n % SILENT == SILENT - 1:
                 continue
@@ -182,10 +188,30 @@ class SimulatedIntake(Intake):
         ledger.add(records, rows=len(rows), size=self._world.row_bytes * len(rows), parked=parked)
 
     def judge(self, n: int, place: Place) -> tuple[Record | None, Parked | None]:
-        record, parked = self._taken(lambda _: ROWS[n], b"", place)  # type: ignore[arg-type,return-value]
+        noted = self.relay.noted
+        again = self.before_each is not None and noted is not None and noted.place == place
+        self._world.seen["row noted before, and taken once more"] += again
+        try:
+            record, parked = self._taken(lambda _: ROWS[n], b"", place)  # type: ignore[arg-type,return-value]
+        except PoisonHeld as halt:
+            self._look_at_blame(n, halt.parked)
+            raise
         if parked is not None:
             self._world.seen[f"row {parked.state}, {parked.reason}"] += 1
+            self._look_at_blame(n, parked)
         return record, parked
+
+    def _look_at_blame(self, n: int, parked: Parked | None) -> None:
+        if parked is not None and parked.reason == CRASH:
+            self._world.poison.blamed(n, parked.place)
+
+    def record_of(self, row: OutboxRow, place: Place, epoch: int | None) -> Record:
+        poison = self._world.poison
+        poison.at_desk = True
+        try:
+            return super().record_of(row, place, epoch)
+        finally:
+            poison.at_desk = False
 
     def stored(self, n: int) -> tuple[Record | None, Parked | None]:
         """A row that was there before the slot."""
@@ -202,6 +228,7 @@ class Pipeline(pipeline.Pipeline):
     """Looks on."""
 
     world: World
+    relay: Relay
     machine: Any
 
     def send(self, batch: Batch | None, *, write: bool = False) -> None:
@@ -224,6 +251,16 @@ class Pipeline(pipeline.Pipeline):
         seen["refusal inside a part of a large transaction"] += batch.part is not None
         seen["refusal in a step of a command"] += batch.command is not None
         super()._give_up(batch, places, topics)
+
+    def _dispatch(self, flight: InFlight) -> None:
+        super()._dispatch(flight)
+        if self.relay.noted is not None and flight.batch.command is None:
+            self.relay.noted.handed_over = True
+
+    def be_careful(self, suspicion: Suspicion) -> None:
+        was = self._suspicion is not None
+        super().be_careful(suspicion)
+        self.world.seen["search begun, or gone on with"] += not was and self._suspicion is not None
 
     def _recycle(self, flight: InFlight, outcome: Outcome) -> None:
         if outcome.reason == "fenced":
@@ -251,4 +288,6 @@ class Pipeline(pipeline.Pipeline):
         durable = self.machine.durable
         known = durable.position() in self.world.broker.positions
         check(known, f"took for committed what is not: {durable.position()}")
+        if flight.batch.command is not None:
+            self.world.poison.step_done(flight.batch.command.id)
         super()._confirmed(flight, commit_seconds)

@@ -13,11 +13,14 @@ from typing import Any, Final
 import pytest
 from simulation.broker import Answer, Refused
 from simulation.pipeline import Pipeline, Wire
+from simulation.plants_halted import HALTED
 from simulation.plants_operations import OPERATIONS
+from simulation.plants_poison import POISONED
 from simulation.publisher import Publisher
 from simulation.relay import Relay
 
 from dovetail_relay import machine
+from dovetail_relay.admission import Admitted
 from dovetail_relay.errors import Gap
 from dovetail_relay.flight import InFlight
 from dovetail_relay.intake import Intake
@@ -25,6 +28,7 @@ from dovetail_relay.ledger import Ledger
 from dovetail_relay.machine import Machine, Step
 from dovetail_relay.nouns import Checkpoint, Lsn, Position, Record, RelayRow, Verdict
 from dovetail_relay.publish.port import Outcome
+from dovetail_relay.recovery import Ground
 
 Patch = pytest.MonkeyPatch
 
@@ -32,9 +36,9 @@ Patch = pytest.MonkeyPatch
 def _start_from_the_slot(patch: Patch) -> None:
     real = Relay._admitted
 
-    def admitted(self: Relay, found: Checkpoint | None) -> Checkpoint | None:
-        base = real(self, found)
-        return None if base is None else replace(base, end_lsn=self.database.confirmed, part=None)
+    def admitted(self: Relay, ground: Ground) -> Admitted:
+        at = real(self, ground)
+        return at if at.begins else replace(at, base=replace(at.base, end_lsn=self.database.confirmed, part=None))
 
     patch.setattr(Relay, "_admitted", admitted)
 
@@ -232,7 +236,7 @@ def _gap_passes(patch: Patch) -> None:
         except Gap:
             return found
 
-    patch.setattr("simulation.relay.admit", admit)
+    patch.setattr("dovetail_relay.admission.admit", admit)
     _no_look_at_the_slot(patch)
 
 
@@ -269,4 +273,6 @@ PLANTS: Final[dict[str, Callable[[Patch], None]]] = {
     "another history passes": _another_history_passes,
     "the first checkpoint is left for later": _first_checkpoint_later,
     **OPERATIONS,
+    **POISONED,
+    **HALTED,
 }

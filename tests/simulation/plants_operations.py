@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
-from simulation.misfortunes import FAILOVERS, LOSSES, ZOMBIES, Misfortune
+from simulation.halted import Recovery
 from simulation.pipeline import Pipeline
 from simulation.relay import Relay
 from simulation.tables import PASSED, Tables
 
 from dovetail_relay import rebase
+from dovetail_relay.admission import Admitted
 from dovetail_relay.desk.desk import OperatorDesk
 from dovetail_relay.desk.release import Release
 from dovetail_relay.desk.replay import Replay
@@ -21,6 +22,7 @@ from dovetail_relay.leftovers import Leftovers
 from dovetail_relay.machine import Machine, Step
 from dovetail_relay.nouns import Batch, Checkpoint, Hold, Lsn, Place, RelayRow
 from dovetail_relay.parking import Parking
+from dovetail_relay.recovery import Ground
 from dovetail_relay.source.parked import ParkedRows
 
 Patch = pytest.MonkeyPatch
@@ -169,7 +171,7 @@ def _queue_goes_on_behind_a_stuck_row(patch: Patch) -> None:
         return real(self, *args)
 
     def stay(self: Release, *_args: Any) -> None:
-        self._stuck += 1
+        self._still_stuck.append("")
 
     patch.setattr(Release, "step", step)
     patch.setattr(Release, "_stay", stay)
@@ -212,21 +214,22 @@ def _old_epoch_trusted(patch: Patch) -> None:
     """The checkpoint of the time before counts once the slot is made anew."""
     real = Relay._admitted
 
-    def admitted(self: Relay, found: Checkpoint | None) -> Checkpoint | None:
-        row = self.database.row
+    def admitted(self: Relay, ground: Ground) -> Admitted:
+        row, found = ground.row, ground.found
         if found is not None and found.epoch < row.epoch and row.recovery_horizon is not None:
-            return replace(found, epoch=row.epoch, end_lsn=row.consistent_point, part=None)
-        return real(self, found)
+            base = replace(found, epoch=row.epoch, end_lsn=row.consistent_point, part=None)
+            return Admitted(row, base, found, begins=False, timeline=ground.facts.timeline)
+        return real(self, ground)
 
     patch.setattr(Relay, "_admitted", admitted)
 
 
 def _step_in_doubt_taken_again(patch: Patch) -> None:
-    patch.setattr("simulation.relay.end_in_doubt", lambda _commands: None)
+    patch.setattr("dovetail_relay.recovery.end_in_doubt", lambda _commands: None)
 
 
 def _nothing_read_back(patch: Patch) -> None:
-    patch.setattr(Relay, "_read_back", lambda _self: set())
+    patch.setattr(Recovery, "_sightings", lambda _self, _found: iter(()))
 
 
 def _horizon_is_now(patch: Patch) -> None:
@@ -245,7 +248,7 @@ def _recovery_over_too_early(patch: Patch) -> None:
 
 
 def _parked_not_judged_again(patch: Patch) -> None:
-    patch.setattr("simulation.tables.Tables.judge_again", lambda _self, _kept: None)
+    patch.setattr(Tables, "_judge_again", lambda _self, _horizon, _visible: None)
 
 
 def _condemned_of_an_older_epoch_stay(patch: Patch) -> None:
@@ -297,33 +300,4 @@ OPERATIONS: Final[dict[str, Callable[[Patch], None]]] = {
     "a recovery is over before its rows are out": _recovery_over_too_early,
     "a recovery does not judge again what waits": _parked_not_judged_again,
     "rows that an older epoch stood before stay": _condemned_of_an_older_epoch_stay,
-}
-
-# Seeds that have shown a mistake which few seeds show: they are tried first.
-SHOWN_BY: Final[dict[str, tuple[int, ...]]] = {
-    "a late abort": (99, 107, 150, 212, 3187),
-    "another history passes": (1243,),
-    "a queue is released while a recovery publishes": (112700,),
-    "a promoted server need not know that a step is settled": (304681,),
-    "only their place tells which parked rows never were": (71098,),
-    "a promoted server need not have the marks of a step": (147276,),
-    "a recovery without a checkpoint does a step again": (27300,),
-    "nobody looks at the lock behind the fencing": (192948,),
-    "parked rows of a first batch that never committed stay": (1243,),
-    "a torn checkpoint is the base": (739,),
-    "each leader numbers the steps anew": (34012,),
-    "a key is free after each step": (3397,),
-    "what waits in memory is forgotten by a release": (845,),
-    "a recovery does not judge again what waits": (13745,),
-    "rows that an older epoch stood before stay": (9007,),
-}
-
-# And the trouble that some of them need.
-SHOWN_IN: Final[dict[str, tuple[Misfortune, ...]]] = {
-    "nobody looks at the lock behind the fencing": ZOMBIES,
-    "a promoted server need not have the marks of a step": FAILOVERS,
-    "a promoted server need not know that a step is settled": FAILOVERS,
-    "only their place tells which parked rows never were": FAILOVERS,
-    "a recovery without a checkpoint does a step again": LOSSES,
-    "a queue is released while a recovery publishes": LOSSES,
 }

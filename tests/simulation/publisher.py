@@ -6,16 +6,20 @@ may do something in between. What runs on the relay's side thread is a generator
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from simulation.broker import CHECKPOINT, Answer, Broker, Producer, Refused
 
+from dovetail_relay.errors import PartitionsChanged
 from dovetail_relay.fencing import Fenced
 from dovetail_relay.nouns import Checkpoint, Record
 from dovetail_relay.publish.port import Outcome, Refusal, Result
 from dovetail_schemas.headers import REPLAY
+
+if TYPE_CHECKING:
+    from simulation.relay import Relay
 
 # What a job on the side thread comes to: an Outcome of `settle`; of a fencing what it found, None to try again.
 Done = Outcome | Fenced | None
@@ -33,9 +37,13 @@ FENCED_ACKNOWLEDGED = Outcome(Result.UNKNOWN, "fenced", all_acknowledged=True)
 REPLAYED: Final = 1000
 
 
-def rows_of(records: list[Record]) -> list[tuple[int, int]]:
-    """(partition, what) of each record: a key stays in its partition."""
-    return [(record.key[0] & 1, _what(record)) for record in records]
+def rows_of(records: list[Record], partitions: int = 2) -> list[tuple[int, int]]:
+    """(partition, what) of each record: a key stays in its partition, as long as there are as many."""
+    if partitions == 2:
+        return [(record.key[0] & 1, _what(record)) for record in records]
+    places = [record.key[0] % partitions for record in records]
+    # The third is the checkpoint's number.
+    return [(at + (at >= CHECKPOINT), _what(record)) for at, record in zip(places, records, strict=True)]
 
 
 def _what(record: Record) -> int:
@@ -59,6 +67,9 @@ class Publisher:
         self._producer: Producer | None = None
         self._sent: list[tuple[int, int]] = []
         self._alone = self._alone_next = False
+        self.relay: Relay | None = None
+        # Partitions of the event topic, as they are recorded.
+        self._counted: int | None = None
         self.on_fencing: Callable[[], None] = lambda: None
 
     def fencing(self) -> Job:
@@ -77,18 +88,26 @@ class Publisher:
 
     def partitions(self, topic: str, timeout: float) -> int | None:
         del timeout
-        return None if topic in self._broker.missing else 2
+        broker = self._broker
+        if topic in broker.missing:
+            return None
+        return broker.partitions
+
+    def expect(self, counts: Mapping[str, int]) -> None:
+        self._counted = counts["orders"]
 
     def send(self, records: list[Record]) -> Outcome | None:
         producer = self._live()
         if producer.fatal:
             return self._unknown(FENCED)
         producer.begin()
-        self._sent = rows_of(records)
+        self._learn(producer)
+        self._sent = rows_of(records, producer.knows)
         return None
 
     def settle(self, checkpoint: Checkpoint, *, write: bool) -> Job:
         del write
+        self._touch()
         producer, broker = self._live(), self._broker
         acknowledged = False
         try:
@@ -109,6 +128,11 @@ class Publisher:
             if self._unfinished(producer):
                 return self._unknown(UNKNOWN)
             acknowledged = True
+            self._learn(producer)
+            if self._sent and self._counted is not None and producer.knows != self._counted:
+                self._producer = None
+                broker.note_growth()
+                raise PartitionsChanged("the topic has grown")
             if not self.checkpoint_first:
                 broker.produce(producer, CHECKPOINT, checkpoint)
                 yield
@@ -123,6 +147,16 @@ class Publisher:
         # With each record alone the producer is a slow one, and is given up.
         quick = answer in self.trusted and not self._alone
         return COMMITTED if quick else self._unknown(UNKNOWN_ACKNOWLEDGED)
+
+    def _learn(self, producer: Producer) -> None:
+        """The client asks for the topic's partitions when it likes."""
+        if producer.knows != self._broker.partitions and self.relay is not None and self.relay.world.aside() < 0.3:
+            producer.knows = self._broker.partitions
+
+    def _touch(self) -> None:
+        """Raises where the client ends the process."""
+        if self.relay is not None and self.relay.world.poison.in_kafka:
+            self.relay.world.poison.settle(self.relay, self._sent, REPLAYED)
 
     def _refusal(self, at: int, row: int) -> Refusal:
         """Of two rows in three the broker answers for the whole request, and says not which it was."""
@@ -165,6 +199,7 @@ class AtLeastOnce(Publisher):
         return None
 
     def settle(self, checkpoint: Checkpoint, *, write: bool) -> Job:
+        self._touch()
         broken: set[int] = set()
         refusals: list[Refusal] = []
         half = len(self._sent) // 2
@@ -182,6 +217,9 @@ class AtLeastOnce(Publisher):
             return UNKNOWN
         if not write:
             return DELIVERED
+        if self._counted is not None and self._broker.partitions != self._counted:
+            self._broker.note_growth()
+            raise PartitionsChanged("the topic has grown")
         refused = super().send([])
         if refused is not None:
             return refused

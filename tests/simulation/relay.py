@@ -7,30 +7,56 @@ may be killed at each statement to the database.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.checks import check
+from simulation.database import MOST_FRAMES, MOST_ROWS
+from simulation.halted import Halted, hands_of
 from simulation.pipeline import EAR, Pipeline, Side, SimulatedIntake, Wire
 from simulation.session import Killed, Session
 
-from dovetail_relay import rebase
-from dovetail_relay.desk.desk import OperatorDesk, end_in_doubt
-from dovetail_relay.errors import CheckpointMoved, Fenced, Gap, Halt, KafkaUnavailable, LeadLost, Restart, Retry
+from dovetail_relay.admission import Admitted, admitted
+from dovetail_relay.desk.desk import OperatorDesk
+from dovetail_relay.errors import (
+    CheckpointMoved,
+    Fenced,
+    Gap,
+    Halt,
+    KafkaUnavailable,
+    LeadLost,
+    PoisonHeld,
+    Restart,
+    Retry,
+)
 from dovetail_relay.fencing import Fenced as Found
 from dovetail_relay.fencing import fence_and_read
 from dovetail_relay.flight import Limits
 from dovetail_relay.leftovers import Leftovers
-from dovetail_relay.machine import Machine, admit
-from dovetail_relay.nouns import Batch, Checkpoint, Lsn, RelayRow
+from dovetail_relay.machine import Machine
+from dovetail_relay.nouns import Batch, Checkpoint, Lsn, Parked, Record, RelayRow
 from dovetail_relay.parking import Parking
-from dovetail_relay.source.commands import Command, Commands
+from dovetail_relay.recovery import Ground
 from dovetail_relay.source.parked import ParkedRows
+from dovetail_relay.suspicion import Suspicion
 
 if TYPE_CHECKING:
+    from simulation.poison import InHand
+    from simulation.publisher import Job
     from simulation.world import World
+
+Judged = tuple[Record | None, Parked | None]
+
+
+class Ghost(NamedTuple):
+    """What a reign that is over has left on its side thread; and whose process that is."""
+
+    job: Job
+    relay: Relay
+    writer: str
 
 
 class Relay:
@@ -62,11 +88,12 @@ class Relay:
         self.world.time_goes_by()
         try:
             next(self._life)
-        except Killed:
-            self.kill()
+        except Killed as killed:
+            self.kill(killed)
 
-    def kill(self) -> None:
+    def kill(self, by: Killed | None = None) -> None:
         world, pipeline = self.world, self.pipeline
+        world.poison.ended(self, by)
         if self.leads:
             world.note_death(self)
             self.database.leader = None
@@ -83,12 +110,17 @@ class Relay:
         self._processes += 1
         self.writer = f"{self.name}{self._processes}"
         self.stopping = False
+        self.newborn = True
         self._clear()
 
     def _clear(self) -> None:
         self.pipeline = None
         self.side = Side()
+        # The search for poison, in the first reign of a process; and the row that it has noted.
+        self.suspicion: Suspicion | None = None
+        self.noted: InHand | None = None
         self._horizon: tuple[int, Lsn] | None = None
+        self.halted: Halted | None = None
 
     # -- service.py ---------------------------------------------------------------------------------------------------
 
@@ -103,6 +135,8 @@ class Relay:
             except (Restart, Retry) as ended:
                 self._note(ended)
             except Halt as halt:
+                if self.halted is not None:
+                    self.halted.tell(halt)
                 # It looks again after a while: a cause that has gone needs no operator.
                 self.world.halted(halt)
             self._leave()
@@ -114,7 +148,14 @@ class Relay:
             pipeline.stream.close()
         if self.side.job is not None:
             # The side thread ends what it has begun, whatever became of the reign.
-            self.world.ghosts.append(self.side.job)
+            self.world.ghosts.append(Ghost(self.side.job, self, self.writer))
+        if self.suspicion is not None:
+            # It ends in order, unless the lock is gone: then nobody hears of it.
+            with suppress(LeadLost):
+                self.suspicion.acquit()
+                kept = self.leads and self.database.tables.notes["starts"]
+                check(not kept, "a process ended in order, and counts as one that did not")
+            self.world.poison.ended(self)
         self._clear()
         if self.leads:
             self.database.leader = None
@@ -135,6 +176,8 @@ class Relay:
         self.reigns += 1
         self.publisher = self.world.publisher(self)
         self.session = Session(self, self.world)
+        if self.world.commands:
+            self.halted = Halted(self, hands_of(self))
         while True:
             self._touch()
             self.side.submit(partial(fence_and_read, self.publisher))
@@ -147,55 +190,42 @@ class Relay:
             if error is not None and not isinstance(error, KafkaUnavailable):
                 raise error
         yield
-        row, machine = self._admit(result.found)
-        pipeline = self._assemble(machine)
-        yield from self._backfill(pipeline, row)
+        at = self._admit(result.found)
+        pipeline = self._assemble(at.machine(self.writer))
+        yield from self._backfill(pipeline, at.row)
         if not self.database.row.started and not self.stopping:
             self._touch()
             self.database.row = replace(self.database.row, started=True)
         yield from self._stream(pipeline)
 
-    def _admit(self, found: Checkpoint | None) -> tuple[RelayRow, Machine]:
+    def _admit(self, found: Checkpoint | None) -> Admitted:
+        database = self.database
         while True:
             self._touch()
-            row, facts = self.database.row, self.database.facts()
+            ground = Ground(database.facts(), database.row, found, database.history)
             try:
-                base = self._admitted(found)
+                at = self._admitted(ground)
             except Halt as halt:
-                if self._recover(halt, found):
+                if self.halted is not None and self.halted.answered(halt, ground):
                     continue
                 raise
-            begins = base is None
-            base = base or Checkpoint(
-                epoch=row.epoch,
-                seq=0 if found is None else found.seq,
-                writer="",
-                system_id=facts.system_id,
-                timeline=facts.timeline,
-                database=facts.database,
-                slot=row.slot,
-                end_lsn=row.consistent_point,
-                backfill=0 if row.snapshot is not None else None,
-                horizon=row.recovery_horizon or 0,
-                command=None if found is None else found.command,
-            )
-            machine = Machine(base, writer=self.writer, timeline=self.database.timeline)
-            machine.written = not begins
-            machine.before = found
-            self._refuse_idle(row)
-            return row, machine
+            if self.halted is not None:
+                watch, row = self.halted.watch, at.row
+                watch.recorded, watch.recovering = row.publication_fingerprint, row.recovery_command
+                self.halted.refuse_idle(row.recovery_command)
+            return at
 
-    def _admitted(self, found: Checkpoint | None) -> Checkpoint | None:
-        return admit(self.database.facts(), self.database.row, found, self.database.history)
+    def _admitted(self, ground: Ground) -> Admitted:
+        return admitted(ground, self.session, self.publisher, "checkpoints", None)
 
     def _assemble(self, machine: Machine) -> Pipeline:
         world, session = self.world, self.session
-        intake = SimulatedIntake(world, Parking(lambda _: world.policy))
+        intake = SimulatedIntake(self, Parking(lambda _: world.policy))
         rows = ParkedRows(session, "sim")
         rows.drop_beyond(machine.durable)
         rows.follow(intake.topic_of)
         pipeline = Pipeline.__new__(Pipeline)
-        pipeline.world = world
+        pipeline.world, pipeline.relay = world, self
         self.pipeline = pipeline
         pipeline.__init__(  # type: ignore[misc]
             intake=intake, machine=machine, publisher=self.publisher, side=self.side,
@@ -206,11 +236,21 @@ class Relay:
         self.intake = intake
         self.desk = pipeline.desk = OperatorDesk(
             session, "sim", intake, most=world.max_rows, most_bytes=1 << 20, topic_allowed=lambda _: True,  # type: ignore[arg-type]
-            on_settled=machine.command_settled, on_written=machine.rests_on, clock=world.clock,
+            on_settled=machine.command_settled, on_written=machine.rests_on, newborn=self.newborn, clock=world.clock,
         )  # fmt: skip
         if world.commands:
             self.desk.begin(machine.durable)
+        if self.newborn:
+            self.newborn = False
+            self._suspect(pipeline)
         return pipeline
+
+    def _suspect(self, pipeline: Pipeline) -> None:
+        suspicion = self.suspicion = Suspicion(self.session, "sim")
+        suspicion.begin(pipeline.machine.durable, rows_ahead=2 * (self.world.max_rows + MOST_FRAMES * MOST_ROWS))
+        if suspicion.feared is not None:
+            self.intake.parking.feared.add(suspicion.feared)
+        pipeline.be_careful(suspicion)
 
     def _lock_held(self) -> bool:
         return self.leads
@@ -221,19 +261,21 @@ class Relay:
             yield from self._publish(pipeline, Batch([], row.consistent_point, None))
         if next_seq is not None:
             yield from self._publish_older(pipeline, row, next_seq)
-        if row.recovery_horizon is not None and not self.stopping:
-            self._finish_recovery(row)
+        if row.recovery_horizon is not None and not self.stopping and self.halted is not None:
+            self.halted.recovery.finish(row)
 
     def _publish_older(self, pipeline: Pipeline, row: RelayRow, next_seq: int) -> Iterator[None]:
-        seen = self._read_back() if row.recovery_horizon is not None else set()
+        if row.recovery_horizon is not None and self.halted is not None and not self.halted.recovery.read_back(row):
+            return
         pipeline.restart()
         while True:
-            given_up = pipeline.given_up
+            given_up, careful = pipeline.given_up, self._careful
             # One snapshot of the table for the whole of it.
-            rows = self.database.unpublished(row, seen, next_seq)
-            while rows and pipeline.given_up == given_up:
-                some, rows = rows[:2], rows[2:]
-                judged = [self.intake.stored(n) for n in some]
+            rows = self.database.unpublished(row, self.database.tables.seen, next_seq)
+            while rows and pipeline.given_up == given_up and self._careful is careful:
+                most = 1 if careful else 2
+                some, rows = rows[:most], rows[most:]
+                judged = yield from self._older(pipeline, some)
                 records = [record for record, _ in judged if record is not None]
                 parked = [waits for _, waits in judged if waits is not None]
                 batch = Batch(records, row.consistent_point, None, backfill=some[-1] + 1, parked=parked)
@@ -241,10 +283,25 @@ class Relay:
                 yield from self._publish(pipeline, batch)
                 if self.stopping:
                     return
-            if pipeline.given_up == given_up:
+                if careful and self.suspicion is not None:
+                    pipeline.be_careful(self.suspicion)
+            if pipeline.given_up == given_up and not rows:
                 break
             next_seq = pipeline.machine.base.backfill or 0
         yield from self._publish(pipeline, Batch([], row.consistent_point, None, backfill=None), write=True)
+
+    @property
+    def _careful(self) -> bool:
+        return self.suspicion is not None and self.suspicion.careful
+
+    def _older(self, pipeline: Pipeline, rows: list[int]) -> Generator[None, None, list[Judged]]:
+        try:
+            return [self.intake.stored(n) for n in rows]
+        except PoisonHeld as halt:
+            if (batch := pipeline.uncovered()) is not None:
+                yield from self._publish(pipeline, batch, write=True)
+            pipeline.halts(halt)
+            raise
 
     def _publish(self, pipeline: Pipeline, batch: Batch, *, write: bool = False) -> Iterator[None]:
         pipeline.send(batch, write=write)
@@ -310,10 +367,12 @@ class Relay:
         pipeline, database = self.pipeline, self.database
         if pipeline is None:
             return
-        if self.world.commands:
+        if self.halted is not None:
+            self.halted.watch.look(self.world.clock(), pipeline.machine)
             self.desk.look()
-            self._refuse_idle(database.row)  # what the watch does
         durable = pipeline.machine.durable
+        if self.suspicion is not None:
+            self.suspicion.look(durable)
         if self._horizon is not None and self._horizon[1] <= durable.end_lsn and durable.backfill is None:
             pipeline.horizon = self._horizon[0]
             self._horizon = None
@@ -329,70 +388,3 @@ class Relay:
             self.unled_fences += 1
             check(self.unled_fences < 2, "a relay that had lost the lock fenced again")
             self.world.seen["zombie fenced its successor"] += 1
-
-    # -- halted.py and recovery.py ------------------------------------------------------------------------------------
-
-    def _recover(self, halt: Halt, found: Checkpoint | None) -> bool:
-        """Whether a command has changed the ground."""
-        commands = Commands(self.session, "sim")
-        for command in commands.active("recover"):
-            if not isinstance(halt, rebase.CURED):
-                if command.state == "pending":
-                    commands.settle(command.id, "failed", "recover does not cure this")
-            elif commands.take(command):
-                return self._rebase(command, found, commands)
-        return False
-
-    def _rebase(self, command: Command, found: Checkpoint | None, commands: Commands) -> bool:
-        database, world = self.database, self.world
-        row, facts, history = database.row, database.facts(), database.history
-        if rebase.divergence(facts, row, found, history) is not None and not command.arguments.get("new_epoch"):
-            commands.settle(command.id, "failed", "events of the lost past are published")
-            return False
-        horizon = rebase.horizon(facts, row, found, history)
-        told = rebase.tells_what_is_parked(facts, row, found, history)
-        if found is not None and told:
-            ParkedRows(self.session, "sim").drop_beyond(found)
-        if found is None:
-            end_in_doubt(commands)
-        world.seen["recovery begun anew while one was under way"] += row.recovery_horizon is not None
-        world.seen["recovery from a horizon"] += horizon > 0
-        self._strike("slot dropped")
-        database.drop_slot()
-        self._strike("slot made")
-        database.make_slot()
-        self._strike("rebased")
-        database.rebase(0 if found is None else found.epoch, horizon, command.id, judge_again=not told)
-        self._strike("after the rebase")
-        return True
-
-    def _read_back(self) -> set[int]:
-        """The rows that are in the topics, dead letters included."""
-        self._strike("read back")
-        if self.world.deadly and self.chance() < 0.1:
-            self.world.lose_slot()
-        seen = {what if what >= 0 else -1 - what for what in self.world.broker.visible()}
-        self.database.tables.settle_doubt(seen)
-        return seen
-
-    def _finish_recovery(self, row: RelayRow) -> None:
-        self._touch()
-        self._strike("backfilled")
-        command = row.recovery_command
-        with self.session.transaction():
-            self.database.row = replace(self.database.row, recovery_horizon=None, recovery_command=None)
-            if command is not None:
-                Commands(self.session, "sim").settle(command, "done", "recovered")
-        self.world.seen["recovery over"] += 1
-
-    def _refuse_idle(self, row: RelayRow) -> None:
-        if not self.world.commands:
-            return
-        commands = Commands(self.session, "sim")
-        for command in commands.active("recover"):
-            if command.id != row.recovery_command:
-                commands.settle(command.id, "failed", "nothing to do: the relay is not halted")
-
-    def _strike(self, where: str) -> None:
-        if self.world.deadly and self.world.strikes(f"recovery: {where}", 5):
-            raise Killed

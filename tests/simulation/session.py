@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from simulation.tables import NAME_OF, Found
+from simulation.stored import Found
+from simulation.tables import NAME_OF
 
 from dovetail_relay.errors import LeadLost
 from dovetail_relay.nouns import Lsn, parse_lsn
@@ -32,13 +33,25 @@ _READS = frozenset(
         "desk_queue",
         "desk_condemned",
         "desk_standing",
+        "recovery_stuck",
         "command_active",
     )
 )
 
+# Statements about the search for poison.
+NOTES = frozenset(("relay_began", "relay_suspects", "relay_lived", "relay_acquitted"))
+_OFTEN = frozenset(("desk_let_go", "desk_mark", "command_progress", "relay_suspects"))
 
-class Killed(Exception):
-    """kill -9."""
+
+class Killed(BaseException):
+    """kill -9, or a library's crash: no handler of the relay sees it.
+
+    `row`: by which, and whether a command's step was being made.
+    """
+
+    def __init__(self, row: int | None = None, *, at_desk: bool = False) -> None:
+        super().__init__()
+        self.row, self.at_desk = row, at_desk
 
 
 class Session:
@@ -60,13 +73,16 @@ class Session:
 
     def rows(self, query: str, params: Mapping[str, Any]) -> Found:
         """One statement. The server refuses it where the session has ended."""
-        if not self._relay.leads:
-            raise LeadLost("the lock session is gone")
+        self._look()
         name = NAME_OF[query]
+        if name == "desk_let_go" and self._world.changes.ambush(params):
+            raise Killed
         if name in _READS or self._whole:
             return self._tables.run(name, params)
         self._strike(name)
         found = self._tables.run(name, params)
+        if name in NOTES:
+            self._world.poison.noted(self._relay, name, params)
         self._strike(name)
         return found
 
@@ -75,12 +91,32 @@ class Session:
 
     def _strike(self, name: str) -> None:
         # What a step means in the database is where it matters most.
-        likely = 5.0 if name in ("desk_let_go", "desk_mark", "command_progress") else 1.0
-        if self._world.deadly and not self._whole and self._world.strikes(name, likely):
+        likely = 5.0 if name in _OFTEN else 1.0
+        world = self._world
+        if world.deadly and not self._whole and world.strikes(name, likely, aside=name in NOTES):
             raise Killed
 
-    def execute(self, query: str, params: Mapping[str, Any]) -> None:
-        self.rows(query, params)
+    def execute(self, query: str, params: Mapping[str, Any]) -> Cursor:
+        cursor = Cursor(self)
+        cursor.execute(query, params)
+        return cursor
+
+    def partition_counts(self) -> dict[str, int]:
+        self._look()
+        return dict(self._tables.ground.counts)
+
+    def publication_fingerprint(self, publication: str) -> str | None:
+        del publication
+        self._look()
+        return self._tables.ground.publication
+
+    def audit_head(self, known: object) -> None:
+        """Nobody writes an audit log here."""
+        del known
+
+    def _look(self) -> None:
+        if not self._relay.leads:
+            raise LeadLost("the lock session is gone")
 
     @contextmanager
     def cursor(self, row_factory: object = None) -> Iterator[Cursor]:

@@ -1,115 +1,33 @@
 """`dovetail.parked` and `dovetail.command` of the simulated database, behind the relay's own queries.
 
-Each of the relay's statements is known by its name in `queries`, and does here what its SQL does. Rows are never
-changed in place, so that the journal can keep each state of both tables: a promotion goes back to one.
+Each of the relay's statements is known by its name in `queries`, and does here what its SQL does.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from simulation.recovered import Recovered
 from simulation.rows import ROWS
+from simulation.stored import OPEN, UNSUSPECTED, Found, Row
 
-from dovetail_relay.nouns import Checkpoint, Lsn, lsn_text, parse_lsn, text_of
+from dovetail_relay.nouns import lsn_text, parse_lsn, text_of
 from dovetail_schemas.sql import queries
-
-if TYPE_CHECKING:
-    from simulation.database import Database
-
-Row = dict[str, Any]
-Found = list[Row]
 
 NAME_OF: Final = {text: name for name, text in queries.items()}
 # Before these the relay stands, until it has passed them.
 PASSED: Final = ("halting", "condemned")
-OPEN: Final = ("pending", "running", "paused")
 
 
-class Tables:
+class Tables(Recovered):
     """`run(name, params)` is one statement: whole or not at all."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.parked: dict[int, Row] = {}
-        self.commands: dict[int, Row] = {}
-        self._journal: list[tuple[Lsn, dict[int, Row], dict[int, Row]]] = []
-        self._seq = 0
-        self.went_back = False
-        # Rows that somebody was told to give up, whatever became of it.
-        self.ever_given_up: set[int] = set()
-        # How many rows the steps of each command have let go.
-        self.let_go: Counter[int] = Counter()
 
     def run(self, name: str, params: Mapping[str, Any]) -> Found:
         if not self.parked and name in _OF_PARKED:
             return []
         done: Found = _STATEMENTS[name](self, params)
         return done
-
-    def go_back(self, switch: Lsn) -> None:
-        """The newest state that a server has whose log ends at `switch`."""
-        while self._journal and self._journal[-1][0] > switch:
-            self._journal.pop()
-            self.went_back = True
-            _, parked, commands = self._journal[-1] if self._journal else (switch, {}, {})
-            self.parked, self.commands = dict(parked), dict(commands)
-
-    def wrote(self) -> None:
-        """Each write moves the log, and the state after it is remembered."""
-        database = self._database
-        database.insert_lsn = Lsn(database.insert_lsn + 1)
-        self._journal.append((database.insert_lsn, dict(self.parked), dict(self.commands)))
-
-    def judge_again(self, kept: set[int]) -> None:
-        """A part of `recovery_rebase`: what waits, and is still in the outbox, is judged once more among all rows."""
-        for row in self._of("parked"):
-            if row["n"] in kept and not row["discard"]:
-                del self.parked[row["seq"]]
-        self.wrote()
-
-    # -- an operator's hand, and the judge's eye ----------------------------------------------------------------------
-
-    def submit(self, kind: str, **arguments: Any) -> int | None:
-        """None where another of its class is not settled yet."""
-        desk = kind != "recover"
-        if any(row["state"] in OPEN and (row["kind"] != "recover") is desk for row in self.commands.values()):
-            return None
-        self._seq += 1
-        self.commands[self._seq] = {
-            "id": self._seq, "kind": kind, "arguments": arguments, "reason": None, "actor": "op", "created_at": None,
-            "wanted": "run", "state": "pending", "progress": {}, "outcome": None, "settled_at": None,
-        }  # fmt: skip
-        self.wrote()
-        return self._seq
-
-    def want(self, wanted: str) -> None:
-        """What the operator wants of the desk's open command."""
-        for row in self.commands.values():
-            if row["state"] in OPEN and row["kind"] != "recover":
-                state = "withdrawn" if wanted == "withdraw" and row["state"] == "pending" else row["state"]
-                self.commands[row["id"]] = {**row, "wanted": wanted, "state": state}
-                self.wrote()
-                return
-
-    def newest_seq(self) -> int:
-        return max(self.parked, default=0)
-
-    def of_state(self, *states: str) -> list[int]:
-        newest = {row["n"]: row["state"] for row in self.parked.values()}
-        return [n for n, state in newest.items() if state in states]
-
-    def answered_for(self) -> set[int]:
-        return {row["n"] for row in self.parked.values() if row["state"] in ("parked", "discarded")}
-
-    def unsettled(self, durable: Checkpoint | None) -> bool:
-        """Whether the step that the checkpoint carries was committed and is not settled here."""
-        step = None if durable is None else durable.command
-        return step is not None and any(
-            row["state"] == "parked" and row["command"] == step.id and (row["step"] or 1 << 30) <= step.step
-            for row in self.parked.values()
-        )
 
     # -- parked.sql ---------------------------------------------------------------------------------------------------
 
@@ -187,7 +105,7 @@ class Tables:
         return [
             {
                 "commit_lsn": lsn_text(row["lsn"]), "index": row["index"], "condemned": row["state"] == "condemned",
-                "feared": False,
+                "feared": row["reason"] == "crash",
             }
             for row in self._of("halting", "condemned")
         ]  # fmt: skip
@@ -214,7 +132,8 @@ class Tables:
             names = ("id", "aggregatetype", "aggregateid", "type", "payload", "schema_fingerprint", "encoding")
             raw = dict(zip(names, event, strict=False))
             found.append({
-                **row, **raw, "kept": True, "chosen": _chosen(row, params), "commit_lsn": lsn_text(row["lsn"]),
+                **row, **raw, "kept": row["n"] not in self.ground.gone, "chosen": _chosen(row, params),
+                "commit_lsn": lsn_text(row["lsn"]),
                 "headers": event[7], "created_us": int(event[8]).to_bytes(8, "big"),
             })  # fmt: skip
         return found
@@ -244,17 +163,6 @@ class Tables:
             if step is not None and not (row["command"] == params["command"] and step <= params["step"]):
                 self._set(row, step=None, discard=False)
         return []
-
-    def settle_doubt(self, seen: set[int]) -> None:
-        """`recovery_doubt`: rows of a step in doubt that are in the topics wait no longer."""
-        doubtful = [row for row in self._of("parked") if row["step"] is not None]
-        for row in doubtful:
-            if row["n"] in seen:
-                del self.parked[row["seq"]]
-            else:
-                self._set(row, step=None, discard=False)
-        if doubtful:
-            self.wrote()
 
     def _let_go(self, params: Mapping[str, Any]) -> Found:
         for row in self._of("parked"):
@@ -300,7 +208,7 @@ class Tables:
         for at in range(params["after"], min(len(events), params["after"] + params["most"])):
             event = ROWS[events[at]]
             raw: Row = dict(zip(names, event, strict=False))
-            if events[at] in waits:
+            if events[at] in waits or events[at] in self.ground.gone:
                 raw["id"] = None
             created = int(event[8]).to_bytes(8, "big")
             found.append({**raw, "n": at, "seq": events[at], "created_us": created})
@@ -328,30 +236,39 @@ class Tables:
         return self._command(params["id"], lambda row: row["state"] == "running", "running", said)
 
     def _settle(self, params: Mapping[str, Any]) -> Found:
-        return self._command(params["id"], lambda _: True, params["state"], params["progress"])
+        return self._command(params["id"], lambda _: True, params["state"], params["progress"], params["outcome"])
 
     def _nothing(self, params: Mapping[str, Any]) -> Found:
         del params
         return []
 
-    def _command(
-        self, command_id: int, where: Callable[[Row], bool], state: str, progress: Mapping[str, Any] | None = None
-    ) -> Found:
-        row = self.commands.get(command_id)
-        if row is None or row["state"] not in OPEN or not where(row):
-            return []
-        self.commands[command_id] = {**row, "state": state, "progress": {**row["progress"], **(progress or {})}}
-        self.wrote()
-        return [self.commands[command_id]]
+    # -- relay.sql: the notes of the search for poison ----------------------------------------------------------------
 
-    # -- rows ---------------------------------------------------------------------------------------------------------
+    def _began(self, params: Mapping[str, Any]) -> Found:
+        again = self.notes["starts_at"] == params["at"]
+        self.note(starts=self.notes["starts"] + 1 if again else 1, starts_at=params["at"])
+        return [dict(self.notes)]
 
-    def _of(self, *states: str) -> Found:
-        return [row for row in self.parked.values() if row["state"] in states]
+    def _suspects(self, params: Mapping[str, Any]) -> Found:
+        notes, place = self.notes, (params["lsn"], params["nth"])
+        again = place == (notes["suspect_lsn"], notes["suspect_index"])
+        self.note(
+            suspect_starts=notes["suspect_starts"] + 1 if again else 1,
+            suspect_lived=notes["suspect_lived"] if again else 0,
+            suspect_lsn=place[0], suspect_index=place[1], suspect_left=params["left"],
+        )  # fmt: skip
+        return []
 
-    def _set(self, row: Row, **values: Any) -> None:
-        self.parked[row["seq"]] = {**row, **values}
-        self.wrote()
+    def _lived(self, params: Mapping[str, Any]) -> Found:
+        del params
+        self.note(suspect_lived=self.notes["suspect_lived"] + 1)
+        return []
+
+    def _acquitted(self, params: Mapping[str, Any]) -> Found:
+        del params
+        if self.notes["starts"] or self.notes["suspect_lsn"] is not None:
+            self.note(**UNSUSPECTED)
+        return []
 
 
 def _chosen(row: Row, params: Mapping[str, Any]) -> bool:
@@ -387,6 +304,19 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
     "command_settle": Tables._settle,
     "command_audit": Tables._nothing,
     "command_patience": Tables._nothing,
+    "recovery_drop_slot": Tables._drop_slot,
+    "recovery_rebase": Tables._rebase,
+    "recovery_over": Tables._over,
+    "recovery_stuck": Tables._stuck_again,
+    "recovery_keys_over": Tables._nothing,
+    "recovery_forget": Tables._forget,
+    "recovery_note": Tables._note_seen,
+    "recovery_doubt": Tables._doubt,
+    "recovery_accept": Tables._accept,
+    "relay_began": Tables._began,
+    "relay_suspects": Tables._suspects,
+    "relay_lived": Tables._lived,
+    "relay_acquitted": Tables._acquitted,
 }
 # Most runs park nothing: these have nothing to find in an empty table.
 _OF_PARKED: Final = frozenset(

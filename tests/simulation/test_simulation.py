@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from simulation.checks import Violation
 from simulation.plants import PLANTS
-from simulation.plants_operations import SHOWN_BY, SHOWN_IN
+from simulation.plants_seeds import SHOWN_BY, SHOWN_IN
 from simulation.world import Story, run
 
 # A path that no seed takes proves nothing: each of these must have come up.
@@ -70,6 +70,22 @@ RARE = (
     "TORN with parked rows",
     "TORN with a refusal",
     "parked at the end",
+    # rows that end the process
+    "poison struck in hand",
+    "poison struck in Kafka",
+    "poison struck at the desk",
+    "search begun, or gone on with",
+    "search went on at the row where it had ended",
+    "search over",
+    "row noted before, and taken once more",
+    "row parked, crash",
+    "row from before the slot blamed",
+    "innocent row blamed for kills",
+    "halt POISON_HELD",
+    "command given up: processes ended at its step",
+    "killed at relay_began",
+    "killed at relay_suspects",
+    "poison parked at the end",
     "discarded at the end",
     "dead at the end",
     # what an operator asks for
@@ -89,18 +105,41 @@ RARE = (
     # recovery
     "slot dropped",
     "halt SLOT_LOST",
-    "halt cured by a recovery",
+    "halt cured by an operator",
     "recovery over",
     "recovery from a horizon",
     "recovery begun anew while one was under way",
     "row missing, published by a recovery",
     "killed during a recovery",
-    "killed at recovery: slot dropped",
-    "killed at recovery: slot made",
-    "killed at recovery: rebased",
-    "killed at recovery: after the rebase",
-    "killed at recovery: read back",
-    "killed at recovery: backfilled",
+    "killed at taken",
+    "killed at slot_dropped",
+    "killed at slot_made",
+    "killed at rebased",
+    "killed at recovery_rebase",
+    "killed at read_back",
+    "killed at recovery_doubt",
+    "killed at backfilled",
+    "queue looked at again by a recovery",
+    "queue kept whole by a recovery",
+    "row that waits is gone from the outbox",
+    "checkpoint lost with a step that nobody has settled",
+    "step in doubt found in the topics",
+    # what changes under the relay, and is accepted
+    "publication made again, fit",
+    "publication made again, not fit",
+    "topic has grown",
+    "a producer that knows of more partitions commits nothing",
+    "halt PUBLICATION_CHANGED",
+    "halt PARTITIONS_CHANGED",
+    "command accept",
+    "publication accepted",
+    "partitions accepted",
+    "accept refused: it is not what was seen",
+    "accept refused: not fit",
+    "accept refused: nothing to do",
+    "killed at accepted",
+    "rows that no publication sent",
+    "rows that no publication sent, found by a recovery",
 )
 # Fewer seeds than this need not reach all of them, and more than that are shared by two processes.
 ENOUGH = 6_000

@@ -13,14 +13,25 @@ from random import Random
 from typing import Final
 
 from simulation.broker import Broker
+from simulation.changes import Changes
 from simulation.checks import Account, Violation, check
 from simulation.database import START, Database
 from simulation.misfortunes import MILD, Misfortune, ghost_steps, kind_of, leader
 from simulation.operator import Operator
+from simulation.poison import Poison
 from simulation.publisher import AtLeastOnce, CheckpointFirst, Publisher
-from simulation.relay import Relay
+from simulation.relay import Ghost, Relay
 
-from dovetail_relay.errors import CheckpointLost, Diverged, Gap, Halt, PoisonHeld, SlotLost
+from dovetail_relay.errors import (
+    CheckpointLost,
+    Diverged,
+    Gap,
+    Halt,
+    PartitionsChanged,
+    PoisonHeld,
+    PublicationChanged,
+    SlotLost,
+)
 from dovetail_relay.nouns import Lsn
 
 # Long enough to drain all that a run holds, with every wait in it.
@@ -43,6 +54,8 @@ class World:
 
     def __init__(self, seed: int, seen: Counter[str], trouble: tuple[Misfortune, ...] | None = None) -> None:
         self.chance = chance = Random(seed).random
+        # For what came later into this world, so that older seeds tell the same story as far as they can.
+        self.aside = Random(seed ^ 0x5EED_0000_0000).random
         self.seen = seen
         kind = chance()
         # at_least_once; a checkpoint-first publisher, where nothing but overtaking goes wrong; exactly_once.
@@ -62,6 +75,8 @@ class World:
         self.unfit: set[int] = set()
         self.unrouted: frozenset[str] = frozenset()
         self.policy = "hold"
+        self.poison = Poison(self)
+        self.changes = Changes(self)
         # How likely each statement is the last one, and how often that may still happen.
         self.deadly = 0.0
         self.deaths = 1 << 30
@@ -69,7 +84,7 @@ class World:
         self.commands = chance() < 0.5
         self.operator = Operator(self)
         self.relays = (Relay("a", self), Relay("b", self))
-        self.ghosts: list[object] = []
+        self.ghosts: list[Ghost] = []
         self._weather_ends = 0
         self._to_commit = 2 + int(chance() * 5)
         self.advanced = self.deleted = self.dropped = False
@@ -91,6 +106,7 @@ class World:
             publisher = AtLeastOnce(self.broker, holes=self.holes)
         else:
             publisher = Publisher(self.broker)
+        publisher.relay = relay
         publisher.on_fencing = partial(relay.on_fencing, relay.reigns)
         return publisher
 
@@ -112,11 +128,12 @@ class World:
             if not self.commands:
                 return
             # An operator answers it, and what follows must be right as well.
-            self.operator.recover(halt)
+            self.operator.answer(halt)
             self.deaths = int(self.chance() * 4)
             halt, deadly = self._calm(deadly), 0.0
-            self.seen["halt cured by a recovery"] += halt is None
+            self.seen["halt cured by an operator"] += halt is None
         Account(self).close()
+        self.changes.close()
 
     def halted(self, halt: Halt) -> None:
         """A relay stopped and says why; it will look again."""
@@ -124,9 +141,9 @@ class World:
         self._halt = halt
         self.seen["halted before a stuck row"] += isinstance(halt, PoisonHeld)
 
-    def strikes(self, where: str, likely: float = 1.0) -> bool:
+    def strikes(self, where: str, likely: float = 1.0, *, aside: bool = False) -> bool:
         """Whether the process dies here."""
-        if not self.deaths or self.chance() >= self.deadly * likely:
+        if not self.deaths or (self.aside if aside else self.chance)() >= self.deadly * likely:
             return False
         self.deaths -= 1
         self.seen[f"killed at {where}"] += 1
@@ -155,6 +172,7 @@ class World:
         errands = work + 0.05 if self.commands else work
         for now in range(110 if self.commands else 70):
             self.now = now
+            self.changes.step()
             roll = chance()
             if roll < trouble:
                 misfortunes[int(chance() * len(misfortunes))](self)
@@ -186,11 +204,13 @@ class World:
         """
         before, self._halts = self._halts, 0
         self.deadly = deadly
+        self.poison.calm = True
         self.broker.weather.clear()
         self.broker.weather.overtaking = False
         while self._to_commit:
             self._work()
         self.operator.heal()
+        self.changes.mend()
         first, second = self.relays
         database, broker = self.database, self.broker
         target = database.log[-1].end_lsn if database.log else START
@@ -209,17 +229,24 @@ class World:
     def _settled(self) -> bool:
         pipeline = leader(self).pipeline
         idle = pipeline is not None and pipeline.stream is not None and pipeline.in_flight is None
-        return idle and (not self.commands or self.operator.through())
+        return idle and (not self.commands or (self.changes.settled() and self.operator.through()))
 
     def _judge(self, halt: Halt) -> None:
         """A halt is right only where its cause is there."""
         newest = self.broker.newest
-        if isinstance(halt, Gap):
+        ground = self.database.tables.ground
+        if isinstance(halt, PublicationChanged):
+            right = ground.publication != ground.recorded
+        elif isinstance(halt, PartitionsChanged):
+            right = dict(ground.counts)["orders"] != self.broker.partitions
+        elif isinstance(halt, Gap):
             right = self.advanced or self.dropped
         elif isinstance(halt, CheckpointLost):
             right = self.deleted
         elif isinstance(halt, SlotLost):
             right = self.dropped or self.switch is not None
+        elif isinstance(halt, PoisonHeld):
+            right = self.policy == "halt"  # and `blamed` has looked at it
         else:
             right = isinstance(halt, Diverged) and self.switch is not None and newest is not None
         check(right, f"halted without a cause: {halt.name}: {halt}")

@@ -7,7 +7,7 @@ of modes are seen. Events after the newest checkpoint may repeat after a crash.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -72,6 +72,9 @@ class AtLeastOncePublisher:
     def partitions(self, topic: str, timeout: float) -> int | None:
         return self._checkpoints.partitions(topic, timeout)
 
+    def expect(self, counts: Mapping[str, int]) -> None:
+        self._checkpoints.expect(counts)
+
     def send(self, records: list[Record]) -> Outcome | None:
         if self._events is None:
             self._failures = []
@@ -123,7 +126,7 @@ class AtLeastOncePublisher:
         self._checkpoints.close()
 
     def _require_counts(self) -> None:
-        """Raise PartitionsChanged where a topic has grown since it was first asked for; its keys may have moved.
+        """Raise PartitionsChanged where a topic has more than are recorded; its keys may have moved.
 
         Unlike in a transaction nothing can be taken back: what was published since the last checkpoint stays.
         """

@@ -151,7 +151,7 @@ class KafkaPublisher:
         self._reader = CheckpointReader({"log_level": 0, **client_only(config)}, checkpoint_topic, self._key)
         self._failures: list[Failure] = []
         self._alone = False
-        # Partitions of each topic when it was first asked for: at the admission, where init's word was compared.
+        # Partitions of each topic: as they are recorded, or else as they were when it was first asked for.
         self.counts: dict[str, int] = {}
         self._topics: set[str] = set()
         self._producer: Producer | None = self._build()
@@ -198,6 +198,9 @@ class KafkaPublisher:
             return None
         self.counts.setdefault(topic, len(found.partitions))
         return len(found.partitions)
+
+    def expect(self, counts: Mapping[str, int]) -> None:
+        self.counts.update(counts)
 
     def send(self, records: list[Record]) -> Outcome | None:
         producer = self._live()

@@ -10,6 +10,7 @@ none of them. Not promised: anything at all about a batch whose outcome is UNKNO
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -63,6 +64,10 @@ class Publisher(Protocol):
 
     def partitions(self, topic: str, timeout: float) -> int | None:
         """How many partitions `topic` has, None where it does not exist. Raises KafkaUnavailable."""
+
+    def expect(self, counts: Mapping[str, int]) -> None:
+        """So many partitions these topics have as it is recorded, be they there now or not. Where one has more,
+        `settle` raises PartitionsChanged."""
 
     def send(self, records: list[Record]) -> Outcome | None:
         """Open a transaction and hand over the records. An Outcome where that failed already."""
