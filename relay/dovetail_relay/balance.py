@@ -140,7 +140,8 @@ class Balance:
     def _forget(self, books: Books, since: int) -> None:
         for at in [at for at in self._open if at < since or fine_of(books, at) is None]:
             self.hurry = self._open.pop(at) is not None or self.hurry
-        hour = -(-since // HOUR)
+        # The books may begin inside an hour: what they keep of it is a piece like any other.
+        hour = since // HOUR
         self._wrong_buckets = {at: found for at, found in self._wrong_buckets.items() if at >= since}
         self._wrong_hours = {at: found for at, found in self._wrong_hours.items() if at >= hour}
         self._doubts = {at: found for at, found in self._doubts.items() if at >= hour}

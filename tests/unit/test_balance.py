@@ -276,3 +276,13 @@ def _history(events: list[tuple[int, int, bool]], chance: random.Random, lag: in
             assert looks.balance.balanced() is not False, (step, looks.balance.wrong())
     assert (looks.balance.balanced() is False) == lost
     assert fine_of(found, found.fine_from - 1) is None
+
+
+def test_a_loss_in_the_hour_in_which_the_books_begin_counts_like_any_other() -> None:
+    """The books of a new relay, and those behind a recovery, begin in the middle of an hour."""
+    looks, found = Looks(), books((NOON - 50, ONE), start=NOON - 100)
+    assert len(list(hours_of(found))) == 1
+    assert looks.hours(lambda _piece: side(plus(ONE, TWO)), found) is None
+    assert looks.hours(lambda _piece: side(plus(ONE, TWO)), found) is False
+    looks.buckets({}, found)
+    assert looks.balance.balanced() is False, "and it stays so"
