@@ -17,7 +17,7 @@ from dovetail_relay.operate.commands import submit
 from support.losses import checkpoint_lost, delete_records
 from support.operator import Command, run
 from support.relay import RelayProcess
-from support.stuck import UNKNOWN, cure, held_queue, order_of, out, parked, write, write_unencodable
+from support.stuck import UNKNOWN, cure, discarded, held_queue, order_of, out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world, read_records
 from support.writers import numbered
@@ -124,7 +124,7 @@ def test_a_recovery_without_a_checkpoint_leaves_a_queue_whole_that_is_being_disc
     second, third = write(world, ("bad", 2), ("bad", 3))
     wait_until(lambda: len(parked(world)) == 3, 20, "all are parked")
     relay.kill()
-    submit(world.settings(), "discard", {"id": second, "upto": 100}, reason="a test")
+    discarded(world, second)
     killed = world.relay("-m", "dovetail_relay.crash", "checkpoint_produced", "1")
     assert killed.wait_ended() == -signal.SIGKILL
     checkpoint_lost(world, None)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from dovetail_local.stack import Stack
 from dovetail_relay.operate.commands import submit
 from support.losses import checkpoint_lost
 from support.relay import RelayProcess
-from support.stuck import cure, held_queue, order_of, out, parked, write
+from support.stuck import cure, discarded, held_queue, order_of, out, parked, write
 from support.waiting import after, wait_until
 from support.world import World, new_world
 
@@ -68,7 +68,7 @@ def test_a_relay_that_halts_before_such_a_row_stays_halted_and_passes_over_it_wh
         world.environ[f"DOVETAIL_ROUTES__{world.name.upper()}__ON_STUCK"] = "halt"
         world.relay().wait_streaming().terminate()
         write(world, ("good", 1))
-        write(world, ("poison", 1))
+        (poison,) = write(world, ("poison", 1))
         write(world, ("good", 2))
 
         def halted() -> bool:
@@ -82,7 +82,7 @@ def test_a_relay_that_halts_before_such_a_row_stays_halted_and_passes_over_it_wh
         relay = world.relay("-m", "support.poisoned", POISONED="kill")
         wait_until(lambda: relay.ended or relay.has_logged("relay_halted"), 40, "the next process halts as well")
         assert not relay.ended
-        submit(world.settings(), "discard", {"upto": 1000}, reason="a test")
+        discarded(world, poison)
         wait_until(lambda: relay.ended or ("good", 2) in out(world), 40, "what is behind it goes out")
         assert out(world) == [("good", 1), ("good", 2)]
 

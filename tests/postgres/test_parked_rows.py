@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -150,7 +151,10 @@ def test_a_queue_that_a_step_has_begun_belongs_to_its_command_whatever_dies(
 ) -> None:
     rows.write(2, [parked(100, nth, key=b"k") for nth in range(4)] + [parked(100, 9, key=b"other")])
     seqs = [row["seq"] for row in session.rows("SELECT seq FROM dovetail.parked ORDER BY seq", {})]
-    chosen = {**EVERYTHING, "relay": "r", "command": 7, "upto": seqs[0], "after": 0, "most": 1, "most_bytes": 1 << 20}
+    chosen = {
+        **EVERYTHING, "relay": "r", "command": 7, "upto": seqs[0], "named": False, "after": 0, "most": 1,
+        "most_bytes": 1 << 20,
+    }  # fmt: skip
 
     def head() -> list[int]:
         return [row["seq"] for row in session.rows(queries["desk_queue"], chosen)]
@@ -169,10 +173,21 @@ def test_a_queue_that_a_step_has_begun_belongs_to_its_command_whatever_dies(
     assert left(session) == [(2, "0/64", 9)]
 
 
-def test_a_discard_condemns_only_what_stood_there_when_it_was_asked_for(session: LockSession, rows: ParkedRows) -> None:
-    rows.write(2, [parked(100, 0, ParkedState.HALTING)])
-    first = session.rows("SELECT seq FROM dovetail.parked", {})[0]["seq"]
-    session.rows(queries["desk_condemn"], {**EVERYTHING, "relay": "r", "command": 7, "upto": first - 1})
-    assert rows.standing() == (set(), set())
-    session.rows(queries["desk_condemn"], {**EVERYTHING, "relay": "r", "command": 7, "upto": first})
+def test_a_discard_condemns_the_events_that_it_names_and_no_others(
+    outbox_database: Endpoints, session: LockSession, rows: ParkedRows
+) -> None:
+    named, other = uuid4(), uuid4()
+    for nth, event in enumerate((named, other)):
+        found = parked(100, nth, ParkedState.HALTING)
+        rows.write(2, [found._replace(row=(event.bytes, *found.row[1:]))])
+    with psycopg.connect(outbox_database.owner_dsn, autocommit=True) as owner:
+        made = owner.execute(
+            "INSERT INTO dovetail.command (relay, kind) VALUES ('r', 'discard') RETURNING id"
+        ).fetchone()
+        assert made is not None
+        asked = {"relay": "r", "command": made[0]}
+        session.rows(queries["desk_condemn"], asked)
+        assert rows.standing() == (set(), set())
+        owner.execute(queries["stuck_named"], {**asked, "ids": [named]})
+    session.rows(queries["desk_condemn"], asked)
     assert rows.standing() == ({Place(Lsn(100), 0)}, set())

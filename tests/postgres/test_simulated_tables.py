@@ -55,7 +55,12 @@ class Both:
         seen = self._chance.randrange(TRANSACTIONS + 1)
         self._horizons = [(0, 0)]
         self._tables.change(gone=self.gone)
-        self._owner.execute("TRUNCATE dovetail.outbox, dovetail.parked, dovetail.relay, dovetail.recovery_seen")
+        self._owner.execute(
+            "TRUNCATE dovetail.outbox, dovetail.parked, dovetail.relay, dovetail.recovery_seen, dovetail.command"
+            " CASCADE"
+        )
+        for command, state in ((1, "done"), (2, "done"), (3, "withdrawn")):
+            self._write_discard(command, state)
         self._owner.execute(
             "INSERT INTO dovetail.relay (name, slot, system_id, consistent_point, snapshot, epoch,"
             " publication_fingerprint) VALUES ('r', 'r', 'x', '0/0', '1:1:', 1, 'p')"
@@ -77,6 +82,18 @@ class Both:
                         " VALUES (%s, 'order', %s, 'placed', '')",
                         (UUID(int=n), ROWS[n][2].decode()),
                     )
+
+    def _write_discard(self, command: int, state: str) -> None:
+        named = [n for n in KNOWN if self._chance.random() < 0.4]
+        self._owner.execute(
+            "INSERT INTO dovetail.command (id, relay, kind) OVERRIDING SYSTEM VALUE VALUES (%s, 'r', 'discard')",
+            (command,),
+        )
+        self._owner.execute("UPDATE dovetail.command SET state = %s WHERE id = %s", (state, command))
+        self._owner.execute(queries["stuck_named"], {"command": command, "ids": [UUID(int=n) for n in named]})
+        self._tables.commands[command] = {
+            "id": command, "kind": "discard", "state": state, "arguments": {"named": frozenset(named)}
+        }  # fmt: skip
 
     def run(self, name: str, params: Mapping[str, Any], mine: Mapping[str, Any] | None = None) -> None:
         self._session.rows(queries[name], {"relay": RELAY, **params})
@@ -164,9 +181,7 @@ class Both:
         self.run(name, {**done, "backfill": self._chance.random() < 0.5} if name == "desk_unmark" else done)
 
     def condemn(self) -> None:
-        key = self._chance.choice((None, "a", "b", "c"))
-        ever = 1 << 60
-        self.run("desk_condemn", {**PICKED, "upto": ever, "command": self._chance.randrange(1, 4), "key": key})
+        self.run("desk_condemn", {"command": self._chance.randrange(1, 4)})
 
     def rebase(self) -> None:
         there, here = self._chance.choice(self._horizons)
@@ -203,7 +218,10 @@ class Both:
         there, here = self._some()
         upto = (there[-1], here[-1]) if there else (0, 0)
         key = self._chance.choice((None, "a", "b"))
-        asked = {**PICKED, "relay": RELAY, "command": self._chance.randrange(4), "key": key, "after": 0, "most": 9}
+        asked = {
+            **PICKED, "relay": RELAY, "command": self._chance.randrange(4), "key": key, "after": 0, "most": 9,
+            "named": self._chance.random() < 0.5,
+        }  # fmt: skip
         found = [
             [(UUID(bytes=bytes(row["id"])).int, row["chosen"], row["kept"]) for row in rows]
             for rows in (
@@ -212,6 +230,7 @@ class Both:
             )
         ]
         assert found[1] == found[0]
+        assert self._session.rows(queries["desk_absent"], asked) == self._tables.run("desk_absent", asked)
         stand = [
             sorted((row["commit_lsn"], row["index"], row["condemned"], row["feared"]) for row in rows)
             for rows in (

@@ -177,6 +177,19 @@ def _queue_goes_on_behind_a_stuck_row(patch: Patch) -> None:
     patch.setattr(Release, "_stay", stay)
 
 
+def _all_of_a_queue_given_up(patch: Patch) -> None:
+    real = Release._queue
+
+    def queue(self: Release, most: int, most_bytes: int) -> Any:
+        return [{**row, "chosen": True} for row in real(self, most, most_bytes)]
+
+    patch.setattr(Release, "_queue", queue)
+
+
+def _what_streams_again_not_waited_for(patch: Patch) -> None:
+    patch.setattr(Release, "_absent", lambda _self: 0)
+
+
 def _silent(patch: Patch, name: str) -> None:
     """What this part of the desk writes is not among what the next checkpoint rests on."""
     real = getattr(OperatorDesk, name)
@@ -289,6 +302,8 @@ OPERATIONS: Final[dict[str, Callable[[Patch], None]]] = {
     "a key is free after each step": _key_free_after_each_step,
     "what waits in memory is forgotten by a release": _what_waits_in_memory_forgotten,
     "a release goes on behind a row that is stuck still": _queue_goes_on_behind_a_stuck_row,
+    "a discard gives up the whole queue": _all_of_a_queue_given_up,
+    "a discard does not wait for what streams again": _what_streams_again_not_waited_for,
     "a promoted server need not have the marks of a step": _step_without_its_marks,
     "a promoted server need not know that a step is settled": _settled_on_a_lost_server,
     "only their place tells which parked rows never were": _dropped_by_their_place_alone,

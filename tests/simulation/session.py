@@ -33,6 +33,7 @@ _READS = frozenset(
         "desk_queue",
         "desk_condemned",
         "desk_standing",
+        "desk_absent",
         "recovery_stuck",
         "command_active",
     )
@@ -80,6 +81,7 @@ class Session:
         if name in _READS or self._whole:
             return self._tables.run(name, params)
         self._strike(name)
+        self._tables.judge(name, params)
         found = self._tables.run(name, params)
         if name in NOTES:
             self._world.poison.noted(self._relay, name, params)

@@ -104,6 +104,10 @@ class Stored:
         """None where another of its class is not settled yet."""
         if any(row["state"] in OPEN and _class(row["kind"]) == _class(kind) for row in self.commands.values()):
             return None
+        if kind == "discard":
+            named = [row["n"] for row in self.parked.values() if row["state"] in ("parked", "halting")
+                     and chosen(row, {"key": None, **arguments})]  # fmt: skip
+            arguments = {**arguments, "named": frozenset(named)}
         self._seq += 1
         self.commands[self._seq] = {
             "id": self._seq, "kind": kind, "arguments": arguments, "reason": None, "actor": "op", "created_at": None,
@@ -170,6 +174,12 @@ class Stored:
     def _set(self, row: Row, **values: Any) -> None:
         self.parked[row["seq"]] = {**row, **values}
         self.wrote()
+
+
+def chosen(row: Row, params: Mapping[str, Any]) -> bool:
+    """Whether a filter chooses the row."""
+    key: str | None = params["key"]
+    return bool(row["seq"] <= params["upto"] and (key is None or row["hold_key"] == key.encode()))
 
 
 def _class(kind: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from simulation.checks import check
 from simulation.recovered import Recovered
 from simulation.rows import ROWS
-from simulation.stored import OPEN, UNSUSPECTED, Found, Row
+from simulation.stored import OPEN, UNSUSPECTED, Found, Row, chosen
 
 from dovetail_relay.nouns import lsn_text, parse_lsn, text_of
 from dovetail_schemas.sql import queries
@@ -68,7 +69,8 @@ class Tables(Recovered):
             if within:
                 continue
             if row["state"] == "discarded" and row["command"] is not None:
-                self._set(row, state="condemned")
+                gone = self.commands.get(row["command"], {}).get("state") == "withdrawn"
+                self._set(row, state="halting" if gone else "condemned", command=None if gone else row["command"])
             else:
                 del self.parked[row["seq"]]
                 self.wrote()
@@ -123,7 +125,7 @@ class Tables(Recovered):
         keys = {
             (row["hold_topic"], row["hold_key"])
             for row in self._of("parked")
-            if row["command"] == params["command"] or _chosen(row, params)
+            if row["command"] == params["command"] or self._named(row, params)
         }
         queue = [row for row in self._of("parked") if (row["hold_topic"], row["hold_key"]) in keys]
         found = []
@@ -132,7 +134,8 @@ class Tables(Recovered):
             names = ("id", "aggregatetype", "aggregateid", "type", "payload", "schema_fingerprint", "encoding")
             raw = dict(zip(names, event, strict=False))
             found.append({
-                **row, **raw, "kept": row["n"] not in self.ground.gone, "chosen": _chosen(row, params),
+                **row, **raw, "kept": row["n"] not in self.ground.gone,
+                "chosen": params["named"] and self._named(row, params),
                 "commit_lsn": lsn_text(row["lsn"]),
                 "headers": event[7], "created_us": int(event[8]).to_bytes(8, "big"),
             })  # fmt: skip
@@ -186,13 +189,36 @@ class Tables(Recovered):
         return [{"id": str(params["seq"])}]
 
     def _stands(self, params: Mapping[str, Any]) -> Found:
-        return [{**row, "id": str(row["seq"])} for row in self._of("halting") if _chosen(row, params)]
+        return [{**row, "id": str(row["seq"])} for row in self._of("halting") if chosen(row, params)]
+
+    def _named(self, row: Row, params: Mapping[str, Any]) -> bool:
+        """A discard names its events one by one."""
+        return row["n"] in self._events(params) if params["named"] else chosen(row, params)
+
+    def judge(self, name: str, params: Mapping[str, Any]) -> None:
+        """A discard gives up what it names, no more; and nothing of it waits again once it is done."""
+        if name == "desk_mark":
+            given_up = {self.parked[seq]["n"] for seq in params["discarded"] if seq in self.parked}
+            check(given_up <= self._events(params), "a discard gives up what nobody has named")
+        elif name == "parked_write" and params["state"] in ("parked", "halting") and not self.went_back:
+            done = (row for row in self.commands.values() if (row["kind"], row["state"]) == ("discard", "done"))
+            again = any(params["id"].int in row["arguments"]["named"] for row in done)
+            check(not again, "what a discard named waits again, though it was done")
+
+    def _events(self, params: Mapping[str, Any]) -> frozenset[int]:
+        command = self.commands.get(params["command"])
+        return frozenset() if command is None else command["arguments"].get("named", frozenset())
 
     def _condemn(self, params: Mapping[str, Any]) -> Found:
-        for row in self._stands(params):
-            self.ever_given_up.add(row["n"])
-            self._set(self.parked[row["seq"]], state="condemned", command=params["command"])
+        for row in self._of("halting"):
+            if row["n"] in self._events(params):
+                self.ever_given_up.add(row["n"])
+                self._set(row, state="condemned", command=params["command"])
         return []
+
+    def _absent(self, params: Mapping[str, Any]) -> Found:
+        there = {row["n"] for row in self.parked.values()}
+        return [{"absent": len(self._events(params) - there)}]
 
     def _of_command(self, params: Mapping[str, Any]) -> Found:
         ours = [row for row in self.parked.values() if row["command"] == params["command"]]
@@ -271,11 +297,6 @@ class Tables(Recovered):
         return []
 
 
-def _chosen(row: Row, params: Mapping[str, Any]) -> bool:
-    key: str | None = params["key"]
-    return row["seq"] <= params["upto"] and (key is None or row["hold_key"] == key.encode())
-
-
 _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
     "parked_write": Tables._write,
     "parked_written_at": Tables._written_at,
@@ -295,6 +316,7 @@ _STATEMENTS: Final[dict[str, Callable[[Tables, Mapping[str, Any]], Found]]] = {
     "desk_condemn": Tables._condemn,
     "desk_condemned": Tables._of_command,
     "desk_standing": Tables._stands,
+    "desk_absent": Tables._absent,
     "desk_replayed": Tables._replayed,
     "desk_wanted": Tables._wanted,
     "desk_spare": Tables._spare,

@@ -6,6 +6,9 @@ import psycopg
 from confluent_kafka import Consumer, TopicPartition
 
 from dovetail.psycopg import Outbox
+from dovetail_relay.operate.commands import submit
+from dovetail_relay.operate.stuck import naming
+from dovetail_relay.source.commands import Command
 from dovetail_schemas.avro import Codec
 from support.waiting import wait_until
 from support.world import World
@@ -44,6 +47,11 @@ def parked(world: World) -> list[tuple[str, str]]:
         return connection.execute(
             "SELECT aggregateid, reason FROM dovetail.parked WHERE state = 'parked' ORDER BY seq"
         ).fetchall()
+
+
+def discarded(world: World, *ids: str) -> Command:
+    """A discard of these events is asked for, as `dovetail stuck discard` does; nobody follows it."""
+    return submit(world.settings(), "discard", {}, reason="a test", also=naming(ids))
 
 
 def out(world: World) -> list[tuple[str, int]]:

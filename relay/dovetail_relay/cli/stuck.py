@@ -156,7 +156,7 @@ def _command(
     reason: str | None, yes: bool, follow: bool, withdraw: bool,
 ) -> None:  # fmt: skip
     from dovetail_relay.operate.commands import submit
-    from dovetail_relay.operate.stuck import taken_up
+    from dovetail_relay.operate.stuck import naming, taken_up
 
     settings = given.settings(needs=NEEDS)
     if joined(settings, kind, given.output, reason_of(reason), follow=follow, withdraw=withdraw):
@@ -178,6 +178,7 @@ def _command(
     arguments = {name: None if value is None else str(value) for name, value in chosen.items()}
     command = submit(
         settings, kind, {**arguments, "upto": upto, "rate": rate}, reason=why,
+        also=naming([row["id"] for row in named] if kind == "discard" else []),
         before={"events": [row["id"] for row in named][:1000], "chosen": len(named), "queued": len(found)},
     )  # fmt: skip
     see_through(settings, command, given.output, pausable=True)

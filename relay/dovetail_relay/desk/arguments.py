@@ -30,7 +30,7 @@ def problem(kind: Kind, arguments: object) -> str | None:
     rate = arguments.get("rate")
     if rate is not None and not (_is_number(rate) and 0 < rate <= _FASTEST):
         return f"argument 'rate' is not a number above 0 and up to {_FASTEST}"
-    if kind in {"release", "discard"} and not _is_seq(arguments.get("upto")):
+    if kind == "release" and not _is_seq(arguments.get("upto")):
         return "argument 'upto' is not the seq of a parked row"
     return None
 

@@ -1,8 +1,9 @@
 """`dovetail stuck release` and `stuck discard`: the queues of the named keys go out, each in its order.
 
 A key's queue goes out from its head. It ends at the first row that still cannot: that one and what is behind it stay
-parked. A discard drops the rows that it names and lets go what was behind them. Before a step's Kafka transaction
-commits its rows are marked with it; afterwards, or by the next leader, the mark says which of them have gone.
+parked. A discard drops the events that it names, which were written down with it one by one, and lets go what was
+behind them; one that is about to be parked again is waited for. Before a step's Kafka transaction commits its rows are
+marked with it; afterwards, or by the next leader, the mark says which of them have gone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dovetail_relay.decode.pgoutput import standard_row
 from dovetail_relay.desk.task import Counts, Work, place_in, row_of
 from dovetail_relay.errors import StuckMessage
 from dovetail_relay.intake import Intake
-from dovetail_relay.nouns import Checkpoint, Hold, Place, Record, UnkeptRecord
+from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Hold, Place, Record, UnkeptRecord
 from dovetail_relay.parking import REFUSED, TOPIC
 from dovetail_relay.source.commands import Command
 from dovetail_relay.source.lead import LockSession
@@ -33,21 +34,31 @@ class Release:
         self._session = session
         self._intake = intake
         self._counts = counts
-        self._chosen = {"relay": relay, "command": command.id, **wanted(command.arguments)}
+        self._chosen = {
+            "relay": relay, "command": command.id, "named": self._discards, **wanted(command.arguments)
+        }  # fmt: skip
         # Each leader begins at the front again: what has gone is no longer there, and the rest is tried once more.
         self._after = 0
         self._began_after = 0
         self._stopped: set[Hold] = set()
         self._still_stuck: list[str] = []
         self._step: dict[Place, tuple[int, Hold]] = {}
+        # All that could be named was committed before, and has come by once the stream is here.
+        self._come_by_at = LSN_ZERO
         if self._discards:
             session.rows(queries["desk_condemn"], self._chosen)
+            self._come_by_at = session.written_at()
         # Somebody may have made a missing topic for just this.
         intake.parking.open_all()
 
     def ready(self, base: Checkpoint) -> bool:
         # Rows from before the slot may belong before those that wait; and a recovery would not know what went out.
-        return base.backfill is None
+        if base.backfill is not None:
+            return False
+        if max(base.end_lsn, self._intake.ledger.idle_lsn() or base.end_lsn) >= self._come_by_at:
+            return True
+        # What was parked by a batch that never committed streams again. No more is waited for: the relay may be halted.
+        return not self._absent()
 
     def step(self, number: int, most: int, most_bytes: int) -> Work | None:
         self._began_after = self._after
@@ -104,9 +115,11 @@ class Release:
     def outcome(self) -> str:
         done = self._counts.durable
         passed, standing = self._ahead()["passed"], len(self._standing())
+        absent = self._absent() if self._discards else 0
         return (
             f"published {done['published']}, discarded {done['discarded'] + passed}, "
             f"still stuck {len(self._still_stuck) + standing} with what is behind them"
+            + (f"; no longer stuck {absent}" if absent else "")
             + ("; the relay stands before one, and goes on by itself once its cause is gone" if standing else "")
         )
 
@@ -118,6 +131,9 @@ class Release:
         if self._discards:
             return []
         return [row["id"] for row in self._session.rows(queries["desk_standing"], self._chosen)]
+
+    def _absent(self) -> int:
+        return int(self._session.rows(queries["desk_absent"], self._chosen)[0]["absent"])
 
     def _ahead(self) -> dict[str, Any]:
         return self._session.rows(queries["desk_condemned"], {"relay": self._chosen["relay"], "command": self._id})[0]
@@ -154,4 +170,4 @@ class Release:
 
 def wanted(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A command's arguments as the queries take them: a missing one chooses everything."""
-    return {**{name: arguments.get(name) for name in FILTERS}, "upto": int(arguments["upto"])}
+    return {**{name: arguments.get(name) for name in FILTERS}, "upto": int(arguments.get("upto", 0))}

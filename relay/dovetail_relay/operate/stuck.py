@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from dovetail_relay.config import Settings
 from dovetail_relay.parking import BEHIND
-from dovetail_relay.setup.connect import one, rows, session
+from dovetail_relay.setup.connect import Session, one, rows, session
+from dovetail_relay.source.commands import Command
 from dovetail_schemas.sql import queries
 
 WAITING = ("parked", "halting", "condemned")
@@ -48,6 +49,16 @@ def shown(settings: Settings, event_id: UUID) -> dict[str, Any] | None:
     with session(settings, "operator") as connection:
         found = one(connection, queries["stuck_show"], {"relay": settings.relay.name, "id": event_id})
     return None if found is None else dict(found)
+
+
+def naming(ids: Sequence[str]) -> Callable[[Session, Command], None]:
+    """What writes the ids of a discard along with its command: those and no others are given up."""
+
+    def named(connection: Session, command: Command) -> None:
+        if ids:
+            connection.execute(queries["stuck_named"], {"command": command.id, "ids": list(ids)})
+
+    return named
 
 
 def taken_up(settings: Settings, chosen: Mapping[str, Any]) -> list[dict[str, Any]]:

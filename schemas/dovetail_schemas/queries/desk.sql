@@ -1,29 +1,26 @@
 -- name: desk_queue
 -- The queues of the keys that a command names, oldest row first, from behind `after`; `chosen` says which rows it names
 -- itself, `kept` whether the outbox holds it. A queue that an earlier step began is known by its next row, which carries
--- the command. As the raw bytes that the stream would have sent.
+-- the command. As the raw bytes that the stream would have sent. A discard names its events one by one: a filter would
+-- also find what the command itself has given another reason, and not what was parked anew meanwhile.
 WITH keys AS MATERIALIZED (
     SELECT DISTINCT hold_topic, hold_key
     FROM dovetail.parked
     WHERE relay = %(relay)s AND state = 'parked' AND (
         command = %(command)s
-        OR seq <= %(upto)s
-            AND (%(id)s::uuid IS NULL OR id = %(id)s)
-            AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
-            AND (%(type)s::text IS NULL OR type = %(type)s)
-            AND (%(class)s::text IS NULL OR parked.reason = %(class)s)
-            AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
-            AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+        OR CASE WHEN %(named)s THEN id IN (SELECT event_id FROM dovetail.command_event AS named WHERE named.command = %(command)s)
+            ELSE seq <= %(upto)s
+                AND (%(id)s::uuid IS NULL OR id = %(id)s)
+                AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
+                AND (%(type)s::text IS NULL OR type = %(type)s)
+                AND (%(class)s::text IS NULL OR parked.reason = %(class)s)
+                AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
+                AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+        END
     )
 )
 SELECT seq, epoch, commit_lsn::text AS commit_lsn, index, hold_topic, hold_key,
-    seq <= %(upto)s
-        AND (%(id)s::uuid IS NULL OR id = %(id)s)
-        AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
-        AND (%(type)s::text IS NULL OR type = %(type)s)
-        AND (%(class)s::text IS NULL OR parked.reason = %(class)s)
-        AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
-        AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s) AS chosen,
+    %(named)s AND id IN (SELECT event_id FROM dovetail.command_event AS named WHERE named.command = %(command)s) AS chosen,
     EXISTS (SELECT FROM dovetail.outbox WHERE outbox.id = parked.id) AS kept,
     uuid_send(id) AS id, convert_to(aggregatetype, 'UTF8') AS aggregatetype,
     convert_to(aggregateid, 'UTF8') AS aggregateid, convert_to(type, 'UTF8') AS type, payload, schema_fingerprint,
@@ -98,13 +95,16 @@ RETURNING id::text AS id
 -- name: desk_condemn
 -- Rows before which the relay stands, and that it is to pass over.
 UPDATE dovetail.parked SET state = 'condemned', command = %(command)s
-WHERE relay = %(relay)s AND state = 'halting' AND seq <= %(upto)s
-    AND (%(id)s::uuid IS NULL OR id = %(id)s)
-    AND (%(key)s::text IS NULL OR aggregateid = %(key)s)
-    AND (%(type)s::text IS NULL OR type = %(type)s)
-    AND (%(class)s::text IS NULL OR reason = %(class)s)
-    AND (%(since)s::timestamptz IS NULL OR parked_at >= %(since)s)
-    AND (%(until)s::timestamptz IS NULL OR parked_at < %(until)s)
+WHERE relay = %(relay)s AND state = 'halting'
+    AND id IN (SELECT event_id FROM dovetail.command_event AS named WHERE named.command = %(command)s)
+
+-- name: desk_absent
+-- How many of the events that a discard names are in no state of the parking: they have gone out, or were parked by a batch
+-- that never committed and are on their way to be parked again.
+SELECT count(*) AS absent
+FROM dovetail.command_event AS named
+WHERE named.command = %(command)s
+    AND NOT EXISTS (SELECT FROM dovetail.parked WHERE parked.relay = %(relay)s AND parked.id = named.event_id)
 
 -- name: desk_condemned
 -- How many rows of a command the relay has not passed over yet, and how many it has.

@@ -21,9 +21,9 @@ SELECT pg_current_wal_insert_lsn()::text AS lsn
 -- name: parked_drop_beyond
 -- Rows of a batch that never committed: they stream again, and may go out this time. Their place tells it; or, where the
 -- same place was published since by another batch, and a failover has brought them back, when they were written. A row
--- that an operator discarded is condemned still.
+-- that an operator discarded is condemned still, unless they have withdrawn it: then the relay stands before it again.
 WITH beyond AS (
-    SELECT seq, state = 'discarded' AND command IS NOT NULL AS condemned
+    SELECT seq, command, state = 'discarded' AND command IS NOT NULL AS condemned
     FROM dovetail.parked
     WHERE relay = %(relay)s AND state IN ('parked', 'discarded', 'dead_lettered')
         AND NOT (
@@ -35,7 +35,11 @@ WITH beyond AS (
             END
         )
 ), condemned AS (
-    UPDATE dovetail.parked SET state = 'condemned' FROM beyond
+    UPDATE dovetail.parked
+    SET state = CASE WHEN withdrawn THEN 'halting' ELSE 'condemned' END, command = CASE WHEN NOT withdrawn THEN parked.command END
+    FROM beyond CROSS JOIN LATERAL (
+        SELECT EXISTS (SELECT FROM dovetail.command WHERE command.id = beyond.command AND command.state = 'withdrawn') AS withdrawn
+    ) AS told
     WHERE parked.seq = beyond.seq AND beyond.condemned
     RETURNING parked.seq
 )

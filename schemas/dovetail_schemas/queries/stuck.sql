@@ -57,6 +57,11 @@ WHERE relay = %(relay)s AND id = %(id)s
 ORDER BY seq DESC
 LIMIT 1
 
+-- name: stuck_named
+-- The events that a discard names, with its command.
+INSERT INTO dovetail.command_event (command, n, event_id, bucket)
+SELECT %(command)s, n - 1, event_id, 0 FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS named (event_id, n)
+
 -- name: stuck_chosen
 -- What a release or a discard would take up now: the rows that it names, and those in the queues of their keys.
 WITH chosen AS MATERIALIZED (
