@@ -8,7 +8,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--seeds", type=int, default=6_000, help="how many seeds the simulation runs; 100000 take a minute"
+        "--seeds", type=int, default=6_000, help="how many seeds the simulation runs; 100000 take a minute and a half"
     )
     parser.addoption("--seed", type=int, default=None, help="replay one seed and tell its story")
 

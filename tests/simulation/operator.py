@@ -116,7 +116,8 @@ class Operator:
                 relay.stopping = True
         else:
             tables = world.database.tables
-            tables.submit("discard", upto=tables.newest_seq())
+            if tables.submit("discard", upto=tables.newest_seq()) is None:
+                tables.want("withdraw")  # one that waits for just this: then once more
 
     def _recover(self, halt: Halt) -> None:
         world = self._world
