@@ -30,7 +30,7 @@ from dovetail_relay.nouns import (
     dead_letter_topic,
     text_of,
 )
-from dovetail_relay.parking import BEHIND, CRASH, Parking
+from dovetail_relay.parking import BEHIND, UNHANDLED, Parking
 from dovetail_relay.route.headers import build, position_prefix, time_text, uuid_text
 from dovetail_relay.route.mapper import Mapper, Row
 from dovetail_relay.source.replication import KEEPALIVE
@@ -352,7 +352,7 @@ def _unhandled(error: Exception, row: Row | None) -> StuckMessage:
     """The exception's own words may quote the row."""
     what = f"the relay cannot handle it ({type(error).__name__}), which is the relay's own mistake: please report it"
     known = row is not None and bool(row[0])
-    return StuckMessage(what, event_id=_id_text(row) if known and row else "without an id", reason=CRASH)
+    return StuckMessage(what, event_id=_id_text(row) if known and row else "without an id", reason=UNHANDLED)
 
 
 def _unreadable(stuck: StuckMessage, frame: bytes) -> Row:

@@ -31,7 +31,10 @@ from dovetail_relay.nouns import (
 BEHIND: Final = "behind"
 REFUSED: Final = "refused"
 TOPIC: Final = "topic"
+# A row that ends the process is never tried again, and is found alone in its batch. One at which the relay's code fails
+# is like any other that cannot go out: another release may handle it.
 CRASH: Final = "crash"
+UNHANDLED: Final = "unhandled"
 # As long as a key of the outbox may be.
 _LONGEST_KEY: Final = 1024
 _STATE_OF: Final = {
@@ -126,7 +129,7 @@ class Parking:
         if place in self.condemned:
             return _discarded(place, hold, row)
         state = _STATE_OF[self._policy(aggregatetype)]
-        if stuck.reason == CRASH and state is ParkedState.DEAD_LETTERED:
+        if stuck.reason in (CRASH, UNHANDLED) and state is ParkedState.DEAD_LETTERED:
             # A dead letter is handed to Kafka like any record: this row is not touched again.
             state = ParkedState.PARKED
         letter = state is ParkedState.DEAD_LETTERED

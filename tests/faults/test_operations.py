@@ -173,13 +173,13 @@ def test_a_release_that_ends_each_process_is_given_up(world: World) -> None:
         ended += 1
     assert ended == 6
     wait_until(lambda: out(world) == [("good", 1)], 20, "the other key flows")
-    assert parked(world) == [("poison", "crash")]
+    assert parked(world) == [("poison", "unhandled")]
 
 
 def test_a_row_that_the_relay_cannot_handle_stays_parked_when_it_is_released_or_replayed(world: World) -> None:
     relay = world.relay(*FLAWED, POISONED="raise").wait_streaming()
     ((poison, _), good) = (write(world, ("poison", 1), ("poison", 2)), write(world, ("good", 1)))
-    wait_until(lambda: parked(world) == [("poison", "crash")] * 2, 20, "it is parked")
+    wait_until(lambda: parked(world) == [("poison", "unhandled")] * 2, 20, "it is parked")
     done = run(world, "stuck", "release", "--all", *GO, code=4)
     assert "still stuck 1" in done["outcome"]
     replayed = run(world, "replay", "--id", good[0], *GO)

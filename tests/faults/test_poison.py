@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
+import psycopg
 import pytest
 
 from dovetail_local.stack import Stack
@@ -126,6 +127,9 @@ def test_a_kept_queue_whose_release_committed_before_the_checkpoint_was_lost_goe
         queue = [*write(world, ("poison", 1)), *write(world, ("poison", 2)), *write(world, ("poison", 3))]
         wait_until(lambda: len(parked(world)) == 3, 20, "they are parked")
         relay.terminate()
+        with psycopg.connect(world.endpoints.owner_dsn) as connection:
+            # As if the first had ended its process: then a recovery leaves its queue as it is.
+            connection.execute("UPDATE dovetail.parked SET reason = 'crash' WHERE id = %s", (queue[0],))
         submit(world.settings(), "release", {"upto": 1000, "rate": 2.0}, reason="a test")
         killed = world.relay("-m", "dovetail_relay.crash", "committed", "1")
         assert killed.wait_ended() == -signal.SIGKILL

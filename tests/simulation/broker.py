@@ -244,17 +244,21 @@ class Broker:
         if self.open is None and self._last is not commit:
             producer.fatal = True
             raise Refused(fenced=False)  # INVALID_TXN_STATE
+        if commit and self.open is not None:
+            self._within_what_is_recorded(self.open.partitions)
         self._finish(commit=commit)
+
+    def _within_what_is_recorded(self, partitions: set[int]) -> None:
+        """Asked of what the relay commits: a late commit of its own may end a transaction that it was to give up."""
+        known = self.most_partitions()
+        if max(partitions, default=0) > max(CHECKPOINT, known):
+            raise Violation(f"committed to partition {max(partitions)}, where {known} are recorded")
 
     def _finish(self, *, commit: bool) -> None:
         transaction, self.open = self.open, None
         if transaction is None:
             return
         self._last = commit
-        if commit and max(transaction.partitions, default=0) > CHECKPOINT:
-            known = self.most_partitions()
-            if max(transaction.partitions) > known:
-                raise Violation(f"committed to partition {max(transaction.partitions)}, where {known} are recorded")
         transaction.committed = commit
         if commit and transaction.checkpoint is not None:
             self._extend_chain(transaction.checkpoint)

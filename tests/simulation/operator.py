@@ -58,7 +58,7 @@ class Operator:
                 continue
             if self._chance() < self._spoiled:
                 if self._chance() < 0.5:
-                    world.unfit.add(n)
+                    (world.baffling if world.baffled else world.unfit).add(n)
                 else:
                     world.broker.refuses |= {n, -1 - n} if self._chance() < 0.3 else {n}
         if self._poisoned:
@@ -186,11 +186,13 @@ class Operator:
         """Schemas are mended, limits raised, a library replaced."""
         self._world.poison.cure()
         self._world.unfit.clear()
+        self._world.baffling.clear()
         self._world.broker.refuses = set()
 
     def cure_some(self) -> None:
         world = self._world
         world.unfit = {n for n in world.unfit if self._chance() < 0.5}
+        world.baffling = {n for n in world.baffling if world.aside() < 0.5}
         world.broker.refuses = {n for n in world.broker.refuses if self._chance() < 0.5}
 
     def route(self) -> None:

@@ -133,6 +133,8 @@ class Mapper:
             self.target(row[1])
         if world.poison.in_hand:
             world.poison.touch(int(row[4]))
+        if world.baffling and int(row[4]) in world.baffling:
+            raise ZeroDivisionError
         if world.unfit and int(row[4]) in world.unfit:
             raise StuckMessage("does not fit its schema", event_id="", topic="orders", reason="encode")
         return Record(
@@ -182,7 +184,7 @@ class SimulatedIntake(Intake):
                 try:
                     records.append(self._mapper.record(row, self._prefix, index))  # type: ignore[arg-type]
                     continue
-                except StuckMessage:
+                except Exception:
                     judged = True
             self._sort(self.judge(n, Place(ledger.commit_lsn, index)), records, parked)
         ledger.add(records, rows=len(rows), size=self._world.row_bytes * len(rows), parked=parked)

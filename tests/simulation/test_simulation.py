@@ -51,6 +51,7 @@ RARE = (
     # rows that stick
     "row parked, encode",
     "row parked, refused",
+    "row parked, unhandled",
     "row parked, route",
     "row parked, topic",
     "row parked, behind",

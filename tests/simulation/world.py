@@ -73,6 +73,9 @@ class World:
         self._time = 0.0
         # What cannot go out: rows that do not fit, types without a route; what the broker refuses is the broker's.
         self.unfit: set[int] = set()
+        # Rows at which the relay's own code fails, with an exception that nobody foresaw.
+        self.baffling: set[int] = set()
+        self.baffled = seed % 8 == 5
         self.unrouted: frozenset[str] = frozenset()
         self.policy = "hold"
         self.poison = Poison(self)

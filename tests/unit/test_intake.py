@@ -72,7 +72,7 @@ def test_a_row_that_makes_the_relay_fail_is_parked_with_its_key_and_the_rest_goe
     batch = taken.ledger.seal(10, 1 << 20)
     assert batch is not None
     assert [record.key for record in batch.records] == [b"a", b"c"]
-    assert [(parked.reason, parked.row[2]) for parked in batch.parked] == [("crash", b"b"), ("behind", b"b")]
+    assert [(parked.reason, parked.row[2]) for parked in batch.parked] == [("unhandled", b"b"), ("behind", b"b")]
     assert "ZeroDivisionError" in batch.parked[0].message
     assert "a value of the row" not in batch.parked[0].message
 
@@ -116,5 +116,5 @@ def test_a_row_from_the_database_that_the_relay_cannot_handle_is_stuck_too() -> 
     values = (bytes(16), b"order", b"k", b"Placed", b"x", UNKNOWN, b"avro", b"\x01{}", 0)
     with pytest.raises(StuckMessage) as caught:
         intake(learn).record_of(values, Place(Lsn(1), 0), None)  # type: ignore[arg-type]
-    assert caught.value.reason == "crash"
+    assert caught.value.reason == "unhandled"
     assert "a value" not in str(caught.value)

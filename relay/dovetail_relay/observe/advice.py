@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dovetail_relay.parking import BEHIND, CRASH, REFUSED, TOPIC
+from dovetail_relay.parking import BEHIND, CRASH, REFUSED, TOPIC, UNHANDLED
 from dovetail_relay.settings.secret import Secret
 
 TOO_LARGE: Final = "too_large"
 # Every word that `stuck list --class` takes; a test holds them to those that the relay parks under.
 REASONS: Final = (
-    "schema", "unroutable", TOPIC, REFUSED, TOO_LARGE, "encoding", "headers", "envelope", "null", "time", CRASH, BEHIND,
-    "discarded",
+    "schema", "unroutable", TOPIC, REFUSED, TOO_LARGE, "encoding", "headers", "envelope", "null", "time", CRASH,
+    UNHANDLED, BEHIND, "discarded",
 )  # fmt: skip
 # librdkafka's own, where [kafka] says nothing.
 _MESSAGE_MAX_BYTES: Final = 1_000_000
@@ -26,6 +26,7 @@ _CURES: Final[Mapping[str, str]] = {
     TOPIC: "make the topic that it names, or let the relay write to it (dovetail init makes the topics of routes)",
     REFUSED: "take away what Kafka refuses it for",
     CRASH: "report it",
+    UNHANDLED: "report it",
 }
 
 
