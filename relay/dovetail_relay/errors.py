@@ -13,8 +13,8 @@
     ├── Park                     one record is at fault
     │   └── StuckMessage             unroutable, not encodable, too large, refused by the broker
     └── Halt                     only an operator can go on; section 5.1 of the design
-        ├── Gap · SlotLost · Diverged · CheckpointLost · PublicationChanged
-        ├── PartitionsChanged · OutboxAltered · PoisonHeld
+        ├── Gap · SlotLost · Diverged · CheckpointLost · StreamRefused
+        ├── PublicationChanged · PartitionsChanged · OutboxAltered · PoisonHeld
         └── Misconfigured            a setting, a grant or an ACL; doctor names it
 
 Each class knows its disposition and a remedy: the next command to type. A message says what was wrong and what is
@@ -27,7 +27,7 @@ from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
-from dovetail_relay.nouns import Parked
+from dovetail_relay.nouns import LSN_ZERO, Lsn, Parked
 
 
 class Disposition(StrEnum):
@@ -75,7 +75,14 @@ class Restart(RelayError):
 
 
 class StreamEnded(Restart):
+    """`sqlstate` is why, where the server said so, and `at` how far we had come."""
+
     name = "STREAM_ENDED"
+
+    def __init__(self, message: str, *, sqlstate: str | None = None, at: Lsn = LSN_ZERO) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.at = at
 
 
 class LeadLost(Restart):
@@ -136,6 +143,13 @@ class Diverged(Halt):
 class CheckpointLost(Halt):
     name = "CHECKPOINT_LOST"
     default_remedy = "dovetail recover"
+
+
+class StreamRefused(Halt):
+    """The server ends every stream at the same place: it cannot send what comes next."""
+
+    name = "STREAM_REFUSED"
+    default_remedy = "dovetail slot drop, then dovetail recover"
 
 
 class PublicationChanged(Halt):

@@ -318,7 +318,8 @@ class ReplicationStream:
         if state in {"42704", "55000"}:
             # Publication gone (15 to 17 say so) or WAL removed under the slot: the next admission names it.
             return StreamEnded(f"stream of slot {self._slot!r} refused: {text}")
-        return StreamEnded(f"the server ended the stream of slot {self._slot!r}: {text or 'no reason given'}")
+        words = f"the server ended the stream of slot {self._slot!r}: {text or 'no reason given'}"
+        return StreamEnded(words, sqlstate=state, at=self._reported)
 
 
 def _flush(pgconn: pq.abc.PGconn, deadline: float) -> None:
