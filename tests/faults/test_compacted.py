@@ -11,7 +11,7 @@ import pytest
 from dovetail_local.stack import Stack
 from dovetail_relay.operate.commands import submit
 from support.losses import checkpoint_lost, set_topic, slot_dropped
-from support.operator import dovetail_json
+from support.operator import dovetail, dovetail_json
 from support.stuck import out, write
 from support.waiting import wait_until
 from support.world import World, new_world
@@ -88,3 +88,28 @@ def test_a_recovery_that_dies_between_an_older_event_and_the_newest_comes_to_the
     assert len(out(world)) >= 1
     with psycopg.connect(world.endpoints.owner_dsn) as connection:
         assert connection.execute("SELECT count(*) FROM dovetail.recovery_key").fetchone() == (0,)
+
+
+def test_reconcile_knows_that_compaction_leaves_the_newest_of_each_key(world: World) -> None:
+    world.relay("-m", "support.planted", "loses_an_event").wait_streaming()
+    written = write(world, *[(f"k-{number}", number) for number in range(130)])
+    wait_until(lambda: len(out(world)) == 129, 30, "all but one are out")
+    (lost,) = set(written) - {seen.event_id for seen in world.read_topic()}
+
+    def settled() -> bool:
+        write(world, ("later", 1))
+        return dovetail(world, "reconcile")[0] != 0
+
+    wait_until(settled, 60, "the checkpoint's horizon has come so far")
+    found = dovetail_json(world, "reconcile", code=4)
+    assert [(event["what"], event["id"]) for event in found["events"]] == [("missing", lost)]
+    assert not found["balanced"]
+
+
+def test_reconcile_and_the_live_books_find_nothing_wrong_with_what_compaction_took_away(world: World) -> None:
+    relay = world.relay("-m", "support.hasty").wait_streaming()
+    compacted(world)
+    wait_until(lambda: relay.metric("dovetail_books_balanced") == 1, 60, "the books are balanced")
+    found = dovetail_json(world, "reconcile")
+    assert found["balanced"]
+    assert not relay.has_logged("books_unbalanced")

@@ -40,6 +40,9 @@ class Records:
         self.strangers = 0
         # The first minute of which a partition still holds everything, where something was thrown away before.
         self.floors: dict[Place, float] = {}
+        # Topics of whose records the keys are remembered, by their hashes; nobody asks for others.
+        self.keyed: set[str] = set()
+        self._keys: set[int] = set()
         # (topic, partition, hour of creation) -> first and last offset.
         self._ranges: dict[tuple[str, int, int], list[int]] = {}
         places = [(topic, number) for topic, count in partitions.items() for number in range(count)]
@@ -62,6 +65,8 @@ class Records:
             if event_id is None or minute is None:
                 self.strangers += 1
                 continue
+            if place[0] in self.keyed:
+                self._keys.add(hash((place[0], message.key())))
             if self.floors.get(place) == math.inf:
                 self.floors[place] = minute + 1
             if not self._first <= minute < self._end:
@@ -103,6 +108,10 @@ class Records:
                 open_ends.discard(place)
                 if not open_ends:
                     return
+
+    def has_key(self, topic: str, key: bytes) -> bool:
+        """Whether a record of the key was read, in one of the topics whose keys are remembered."""
+        return hash((topic, key)) in self._keys
 
     def thrown_away(self, topic: str, partition: int, minute: int) -> bool:
         """Whether the partition has lost records of this minute to its retention, or may have."""

@@ -127,15 +127,15 @@ def reconcile(
         table.add_up(chosen, added, lambda hour: say(f"outbox: hour {_hour_text(hour // HOUR)}"))
         wanted = set(topics) or {topic for topic, _ in (*added.settled, *added.young)} | set(settings.topics())
         records = Records(consumer, {topic: counts[topic] for topic in sorted(wanted & counts.keys())}, chosen)
+        records.keyed = compacted(settings, records.partitions)
         added.published = records.add_up(lambda read: say(f"topics: {read} of about {records.expected} records"))
-        report = Report(settings.relay.name, chosen, checkpoint, added, records)
+        report = Report(settings.relay.name, chosen, checkpoint, added, records, records.keyed)
         _passed_over(table, report)
         differing, waiting = added.judged()
         for (topic, minute), found in added.young.items():
             if minute in set(waiting):
                 report.count(topic, minute, What.ON_ITS_WAY, found.events)
         if differing:
-            report.compacted = compacted(settings, records.partitions)
             for some in sliced(added, differing, _IDS_AT_ONCE):
                 say(f"ids: {len(some.minutes)} of {len(differing)} minutes that differ")
                 _by_id(table, records, some, report)
@@ -198,8 +198,11 @@ def _lacking(row: Row, topic: str, records: Records, report: Report, *, settled:
         return What.ON_ITS_WAY
     count = records.partitions.get(topic, 0)
     place = (topic, murmur2(row.aggregateid.encode(), count) if count else 0)
-    if topic in report.compacted or records.thrown_away(*place, _minute(row.created_at)):
+    if records.thrown_away(*place, _minute(row.created_at)):
         return What.THROWN_AWAY
+    if topic in report.compacted and records.has_key(topic, row.aggregateid.encode()):
+        return What.THROWN_AWAY
+    # Also where the topic is compacted: of each key the newest record stays.
     return What.MISSING
 
 
