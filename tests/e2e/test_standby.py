@@ -7,9 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
-import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
@@ -185,54 +183,3 @@ def test_takeovers_between_the_delivery_modes_lose_nothing_and_repeat_only_what_
         print(f"{mode} killed, {successor} took over: {again - repeated} repeated")
         assert mode == "at_least_once" or again == repeated
         repeated = again
-
-
-def connections(world: World) -> int:
-    with psycopg.connect(world.endpoints.superuser_dsn) as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s",
-            ("dovetail-relay-%",),
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def kafka_threads(relay: RelayProcess) -> int:
-    """How many threads of a Kafka client the process has."""
-    names = [comm.read_text() for comm in Path(f"/proc/{relay.process.pid}/task").glob("*/comm")]
-    return sum(name.startswith("rdk:") for name in names)
-
-
-def test_of_fifty_standbys_one_is_seated_and_the_others_hold_nothing(world: World) -> None:
-    leader = world.relay().wait_streaming()
-    others = [world.relay() for _ in range(50)]
-    wait_until(lambda: all(role(relay) == "standby" for relay in others), 90, "all are ready")
-    seated = [relay for relay in others if relay.has_logged("standing_by")]
-    assert len(seated) == 1
-    wait_until(
-        lambda: connections(world) == 3, 10, f"two of the leader, one of the seat; there are {connections(world)}"
-    )
-    assert [relay for relay in [leader, *others] if kafka_threads(relay)] == [leader, *seated]
-    with world.writers() as writers:
-        leader.signal(signal.SIGKILL)
-        seated[0].wait_streaming()
-        # Who has no seat asks for one again after 20 to 40 seconds.
-        wait_until(lambda: sum(relay.has_logged("standing_by") for relay in others) == 2, 60, "another takes the seat")
-        transactions(writers, 10)
-    wait_until(lambda: connections(world) == 3, 10, f"three again; there are {connections(world)}")
-    balanced(world, writers)
-
-
-def test_a_third_relay_is_ready_and_holds_no_connection(world: World) -> None:
-    leader = world.relay().wait_streaming()
-    standby = world.relay().wait_for_log("standing_by")
-    wait_until(lambda: connections(world) == 3, 10, "lock session and stream of the leader, lock session of the other")
-    third = world.relay()
-    wait_until(lambda: role(third) == "standby", 20, "the third is ready")
-    assert [line["message"] for line in third.events() if line["event"] == "no_seat"] == [
-        "another relay leads and one stands by; asks again every half a minute or so"
-    ]
-    wait_until(lambda: connections(world) == 3, 10, f"the third holds none; there are {connections(world)}")
-    assert third.terminate() == 0
-    assert standby.terminate() == 0
-    assert leader.terminate() == 0
