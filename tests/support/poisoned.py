@@ -1,8 +1,8 @@
 """A relay that has a flaw: `python -m support.poisoned`, told by its environment.
 
 `SLOW` names a file: while it exists, a flush does not end. At a row whose key holds POISON, `POISONED=kill` ends the
-process in the Kafka client, `POISONED=intake` while its record is made, `POISONED=decode` while its columns are read, and
-`POISONED=raise` fails in the relay's code.
+process in the Kafka client, `POISONED=intake` while its record is made, `POISONED=decode` while its columns are read,
+and `POISONED=raise` fails in the relay's code.
 """
 
 from __future__ import annotations
