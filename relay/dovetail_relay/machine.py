@@ -246,6 +246,11 @@ def _check_slot(facts: ServerFacts, row: RelayRow) -> None:
 def check_timeline(facts: ServerFacts, found: Checkpoint, history: tuple[TimelineSwitch, ...]) -> None:
     """Whether the checkpoint lies on this timeline or before the switch from its own; raises Diverged."""
     if facts.timeline == found.timeline:
+        if found.end_lsn > facts.wal_lsn:
+            raise Diverged(
+                f"the checkpoint stands at {lsn_text(found.end_lsn)}, and the server's log ends at "
+                f"{lsn_text(facts.wal_lsn)}: it was put back to an earlier moment"
+            )
         return
     switches = {switch.timeline: switch.switch_lsn for switch in history}
     switch_lsn = switches.get(found.timeline)

@@ -247,12 +247,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What the database says of itself and of the slot, read by the leader before it streams."""
+    """What the database says of itself and of the slot, read by the leader before it streams.
+
+    `wal_lsn` is where its log ends: no stream has ever sent more.
+    """
 
     system_id: str
     timeline: int
     database: str
     in_recovery: bool
+    wal_lsn: Lsn
     slot_found: bool
     slot_plugin: str | None
     slot_database: str | None

@@ -107,9 +107,11 @@ class Recovery:
     def rebase(self, ground: Ground, command: Command) -> None:
         """Make the slot anew and write down where it begins. Raises Refused where an operator has to decide first."""
         row, found = ground.row, ground.found
-        self._refuse(ground, new_epoch=bool(command.arguments.get("new_epoch")))
-        horizon = rebase.horizon(ground.facts, row, found, ground.history)
-        told = rebase.tells_what_is_parked(ground.facts, row, found, ground.history)
+        new_epoch = bool(command.arguments.get("new_epoch"))
+        self._refuse(ground, new_epoch=new_epoch)
+        # An operator who knows of another past knows more than its ids can tell.
+        horizon = 0 if new_epoch else rebase.horizon(ground.facts, row, found, ground.history)
+        told = not new_epoch and rebase.tells_what_is_parked(ground.facts, row, found, ground.history)
         if found is not None and told:
             # What was parked for a batch that never committed is looked at again, under the new epoch.
             ParkedRows(self._hands.session, row.name).drop_beyond(found)

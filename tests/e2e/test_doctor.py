@@ -112,6 +112,11 @@ def test_a_changed_publication_is_found_with_what_to_type(
     code, found = findings(installed)
     assert code == 4
     assert "it publishes update as well" in found["dovetail.publication"]["is"]
+    assert "dovetail.publication_fingerprint" not in found
+    superuser.execute("ALTER PUBLICATION dovetail DROP TABLE dovetail.outbox")
+    superuser.execute(found["dovetail.publication"]["next"].partition("; then ")[0])
+    _, found = findings(installed)
+    assert found["dovetail.publication"]["status"] == "ok"
     assert found["dovetail.publication_fingerprint"]["status"] == "fail"
     assert "dovetail relay accept" in found["dovetail.publication_fingerprint"]["next"]
 

@@ -125,10 +125,15 @@ def test_a_publication_of_another_shape_is_put_right_by_what_the_doctor_says(wor
     relay = world.relay().wait_streaming()
     execute(world, "ALTER PUBLICATION dovetail SET (publish = 'insert, update')")
     wait_until(lambda: halted(relay), 20, f"the relay halts:\n{relay.log()[-1500:]}")
-    statement, _, command = checked(world)[1]["dovetail.publication"]["next"].partition("; then ")
+    found = checked(world)[1]
+    statement, _, then = found["dovetail.publication"]["next"].partition("; then ")
+    assert then == "dovetail doctor, which says what comes behind it"
+    assert "dovetail.publication_fingerprint" not in found, "first the one, then the other"
     with world.writers(count=1):
         execute(world, statement)
-        code, out, err = dovetail(world, *command.split()[1:], "--reason", "put right", "--yes")
+        said = checked(world)[1]["dovetail.publication_fingerprint"]["next"]
+        assert said.endswith("; or, where nothing was written in between, dovetail relay accept alone")
+        code, out, err = dovetail(world, "relay", "accept", "--reason", "put right", "--yes")
         assert code == 0, out + err
         wait_until(lambda: relay.get("/readyz")[0] == 200, 20, "the relay goes on")
     world.wait_until_published()

@@ -38,6 +38,7 @@ _FACTS: Final = ServerFacts(
     timeline=1,
     database="shop",
     in_recovery=False,
+    wal_lsn=Lsn(1 << 40),
     slot_found=True,
     slot_plugin="pgoutput",
     slot_database="shop",
@@ -162,8 +163,8 @@ class Database:
 
     def facts(self) -> ServerFacts:
         return replace(
-            _FACTS, timeline=self.timeline, confirmed_flush=self.confirmed, slot_found=self.slot_found,
-            publication_fingerprint=self.tables.ground.publication,
+            _FACTS, timeline=self.timeline, wal_lsn=self.insert_lsn, confirmed_flush=self.confirmed,
+            slot_found=self.slot_found, publication_fingerprint=self.tables.ground.publication,
         )  # fmt: skip
 
     def recorded(self, fingerprint: str) -> None:

@@ -113,6 +113,9 @@ def test_a_command_is_followed_or_ended_and_not_both(
         monkeypatch.setenv(name, value)
     assert main([*command, "--follow", "--withdraw"]) == 2
     assert "follow it or end it, not both" in capsys.readouterr().err
+    for way in ("--follow", "--withdraw"):
+        assert main([*command, way, "--dry-run"]) == 2
+        assert "it would do something to the command that is under way" in capsys.readouterr().err
 
 
 def test_each_problem_of_the_configuration_is_a_line_of_its_own(
@@ -292,3 +295,20 @@ def test_every_command_that_a_message_names_is_there() -> None:
     assert {
         each for each in named if each[0] not in commands.TOP or not commands.exists(commands.TOP[each[0]])
     } == set()
+
+
+@pytest.mark.parametrize("command", [["replay"], ["stuck", "release"]])
+def test_a_span_that_ends_before_it_begins_is_refused(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**HERE, "DOVETAIL_POSTGRES__OPERATOR_DSN": HERE["DOVETAIL_POSTGRES__DSN"]}.items():
+        monkeypatch.setenv(name, value)
+    assert main([*command, "--since", "10m", "--until", "20m", "--dry-run"]) == 2
+    assert "it lies before --since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["16/B374D848", "1/00000016B374D848/3", "1/16/B374D848/3", "16/B374D848..16/B374D848"])
+def test_a_range_of_the_log_takes_a_position_in_each_form_in_which_it_is_shown(text: str) -> None:
+    from dovetail_relay.cli.replay import _range
+
+    assert [hex(lsn) for lsn in _range(text)] == ["0x16b374d848"] * 2

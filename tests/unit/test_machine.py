@@ -187,6 +187,7 @@ FACTS = ServerFacts(
     timeline=1,
     database="shop",
     in_recovery=False,
+    wal_lsn=Lsn(1 << 40),
     slot_found=True,
     slot_plugin="pgoutput",
     slot_database="shop",
@@ -247,6 +248,7 @@ def test_a_first_start_that_died_before_its_marker_goes_on_from_its_checkpoint()
         ({}, {}, replace(HAD, database="other"), CheckpointLost),
         ({}, {}, replace(HAD, slot="other"), CheckpointLost),
         ({}, {"epoch": 2}, HAD, CheckpointLost),
+        ({"wal_lsn": Lsn(HAD.end_lsn - 1)}, {}, HAD, Diverged),
         ({"in_recovery": True}, {}, HAD, Misconfigured),
     ],
 )

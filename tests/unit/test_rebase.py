@@ -12,8 +12,9 @@ from dovetail_relay.nouns import Batch, Checkpoint, Lsn, RelayRow, ServerFacts, 
 from dovetail_relay.rebase import divergence, horizon
 
 FACTS = ServerFacts(
-    system_id="sys", timeline=1, database="db", in_recovery=False, slot_found=True, slot_plugin="pgoutput",
-    slot_database="db", slot_lost=False, slot_temporary=False, confirmed_flush=Lsn(500), publication_fingerprint="fp",
+    system_id="sys", timeline=1, database="db", in_recovery=False, wal_lsn=Lsn(1 << 40), slot_found=True,
+    slot_plugin="pgoutput", slot_database="db", slot_lost=False, slot_temporary=False, confirmed_flush=Lsn(500),
+    publication_fingerprint="fp",
 )  # fmt: skip
 ROW = RelayRow(
     name="r", slot="s", system_id="sys", consistent_point=Lsn(500), snapshot="10:20:", epoch=1,

@@ -43,7 +43,7 @@ def accept(
 
     given = invocation(context)
     settings = given.settings(needs=NEEDS)
-    if joined(settings, "accept", given.output, reason_of(reason), follow=follow, withdraw=withdraw):
+    if joined(settings, "accept", given.output, reason_of(reason), follow=follow, withdraw=withdraw, dry_run=dry_run):
         return
     why = None if dry_run else reason_of(reason, required=True)
     seen = diagnose(settings)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from dovetail_relay.cli.moments import FORMS, moment_of
+from dovetail_relay.cli.moments import FORMS, moment_of, span_in_order
 
 EventId = Annotated[str | None, typer.Option("--id", help="This event.", envvar="DOVETAIL_ID")]
 Key = Annotated[str | None, typer.Option("--key", help="Events of this key (aggregateid).", envvar="DOVETAIL_KEY")]
@@ -58,6 +58,7 @@ def chosen_by(
 ) -> dict[str, Any]:
     """The filter as the queries take it; None chooses everything."""
     _known_class(reason)
+    span_in_order(since, until)
     return {
         "id": None if event_id is None else uuid_of(event_id),
         "key": key,

@@ -35,3 +35,10 @@ def moment_of(text: str | None, hint: str) -> datetime | None:
         return datetime.now(UTC) - found if isinstance(found, timedelta) else found
     except OverflowError:
         raise typer.BadParameter(f"{text} is longer ago than any event", param_hint=hint) from None
+
+
+def span_in_order(since: str | None, until: str | None) -> None:
+    """Refuse a span that ends before it begins: nothing was in it, which looks like good news."""
+    start, end = moment_of(since, "--since"), moment_of(until, "--until")
+    if start is not None and end is not None and end <= start:
+        raise typer.BadParameter(f"it lies before --since, {start.isoformat(timespec='seconds')}", param_hint="--until")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dovetail_relay.cli.failures import CheckFound, NothingToDo
+from dovetail_relay.cli.failures import CheckFound, Declined, NothingToDo
 from dovetail_relay.cli.progress import shown
 from dovetail_relay.cli.words import Output, say, write
 
@@ -40,7 +40,7 @@ def confirmed(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("without a terminal it must be given", param_hint="--yes")
     if not typer.confirm(question, err=True):
-        raise typer.Abort
+        raise Declined
 
 
 def under_way(settings: Settings, kind: Kind) -> Command:
@@ -57,11 +57,13 @@ def under_way(settings: Settings, kind: Kind) -> Command:
 
 
 def joined(
-    settings: Settings, kind: Kind, output: Output, reason: str | None, *, follow: bool, withdraw: bool
+    settings: Settings, kind: Kind, output: Output, reason: str | None, *, follow: bool, withdraw: bool, dry_run: bool
 ) -> bool:  # fmt: skip
     """Follow or end the command of this kind that is under way, where that was asked for; whether it was."""
     if follow and withdraw:
         raise typer.BadParameter("follow it or end it, not both", param_hint="--follow, --withdraw")
+    if dry_run and (follow or withdraw):
+        raise typer.BadParameter("it would do something to the command that is under way", param_hint="--dry-run")
     if withdraw:
         give_up(settings, kind, output, reason)
     elif follow:
@@ -122,7 +124,7 @@ def see_through(
         output,
     )
     if end.state == "paused":
-        say(f"command {end.id} is paused; next: the same command with --follow")
+        raise CheckFound(f"PAUSED: command {end.id} has not come to its end; next: the same command with --follow")
     if end.state == "failed" and end.progress.get("nothing"):
         raise NothingToDo(f"NOTHING_TO_DO: {end.outcome}")
     if end.state == "failed" or (end.state == "withdrawn" and not given_up):

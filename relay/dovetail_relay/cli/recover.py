@@ -39,11 +39,11 @@ def recover(
 
     given = invocation(context)
     settings = given.settings(needs=NEEDS)
-    if joined(settings, "recover", given.output, reason_of(reason), follow=follow, withdraw=withdraw):
+    if joined(settings, "recover", given.output, reason_of(reason), follow=follow, withdraw=withdraw, dry_run=dry_run):
         return
     seen = diagnose(settings)
     if dry_run:
-        _look(settings, seen, given.output)
+        _look(settings, seen, given.output, new_epoch=new_epoch)
     _curable(settings, seen)
     if dry_run:
         return
@@ -56,7 +56,7 @@ def recover(
             param_hint="--new-epoch",
         )
     if not yes:
-        _look(settings, seen, None)
+        _look(settings, seen, None, new_epoch=new_epoch)
         confirmed(f"Recover relay {settings.relay.name} from {name}?", yes=yes)
     before = {"halt": name, "message": str(halt), "epoch": seen.row.epoch}
     command = submit(settings, "recover", {"new_epoch": new_epoch}, reason=why, before=before)
@@ -73,17 +73,19 @@ def _curable(settings: Settings, seen: Diagnosis) -> None:
         raise NothingToDo(f"{seen.halt.name}: {seen.halt}, which recover does not cure; next: {seen.halt.remedy}")
     if seen.row.recovery_horizon is not None:
         raise NothingToDo("RECOVERING: a recovery is under way; next: dovetail recover --follow")
+    anew = f"dovetail slot drop --slot {settings.relay.slot}, then dovetail recover --new-epoch"
     raise NothingToDo(
-        f"NOT_HALTED: relay {settings.relay.name} has lost neither its slot nor its checkpoint; next: dovetail status"
+        f"NOT_HALTED: relay {settings.relay.name} has lost neither its slot nor its checkpoint; next: dovetail status, "
+        f"or where you know better, {anew}"
     )
 
 
-def _look(settings: Settings, seen: Diagnosis, output: Output | None) -> None:
+def _look(settings: Settings, seen: Diagnosis, output: Output | None, *, new_epoch: bool) -> None:
     """On stdout as `output`; None is for the person who is asked."""
     from dovetail_relay.operate.outlook import outlook
 
     say("reading the outbox and the topics; nothing is changed")
-    found = outlook(settings, seen)
+    found = outlook(settings, seen, new_epoch=new_epoch)
     whole: dict[str, Any] = {
         "relay": settings.relay.name,
         "halt": None if seen.halt is None else seen.halt.name,

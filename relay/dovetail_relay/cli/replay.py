@@ -23,7 +23,7 @@ from dovetail_relay.cli.choosing import (
 )
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import Invocation, invocation
-from dovetail_relay.cli.moments import moment_of
+from dovetail_relay.cli.moments import moment_of, span_in_order
 from dovetail_relay.cli.operator import NEEDS, confirmed, joined, print_one, reason_of, say_one, see_through
 from dovetail_relay.cli.words import say
 
@@ -84,13 +84,14 @@ def replay(
     given = invocation(context)
     why = reason_of(reason, required=not (dry_run or follow or withdraw))
     settings = given.settings(needs=NEEDS)
-    if joined(settings, "replay", given.output, why, follow=follow, withdraw=withdraw):
+    if joined(settings, "replay", given.output, why, follow=follow, withdraw=withdraw, dry_run=dry_run):
         return
     _refuse_foreign(settings)
     words = {"ids": event_ids, "key": key, "type": event_type, "since": since, "until": until, "lsn": lsn}
     if not any(words.values()):
         raise typer.BadParameter("say which ones: --id, --key, --type, --since, --until or --lsn")
     ids = [uuid_of(text) for text in event_ids] if event_ids else None
+    span_in_order(since, until)
     moments = {"since": moment_of(since, "--since"), "until": moment_of(until, "--until")}
     choice = {"ids": ids, "key": key, "type": event_type, **moments, "limit": limit}
     # Moments as such: an age like 2h means another one by the time that somebody reads it.
@@ -189,6 +190,8 @@ def _lsn(text: str) -> Any:
     from dovetail_relay.nouns import parse_lsn
 
     parts = text.split("/")
+    if len(parts) == 3 and len(parts[1]) == 16:
+        return parse_lsn(f"{parts[1][:8]}/{parts[1][8:]}")  # as the header `position` has it
     return parse_lsn(text if len(parts) == 2 else "/".join(parts[-3:-1]))
 
 

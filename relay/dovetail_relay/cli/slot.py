@@ -55,4 +55,4 @@ def drop(
         raise NothingToDo(f"NO_SLOT: slot {slot} does not exist; nothing was dropped")
     confirmed(f"Drop slot {slot}, confirmed up to {facts.get('confirmed_flush_lsn', '?')}?", yes=yes)
     drop_slot(settings, facts, reason=str(why))
-    say(f"slot {slot} is dropped; the relay will halt with SLOT_LOST; next: dovetail recover")
+    say(f"slot {slot} is dropped, and the relay will halt; next: dovetail recover, or first what dovetail doctor says")

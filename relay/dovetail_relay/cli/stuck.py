@@ -159,7 +159,7 @@ def _command(
     from dovetail_relay.operate.stuck import naming, taken_up
 
     settings = given.settings(needs=NEEDS)
-    if joined(settings, kind, given.output, reason_of(reason), follow=follow, withdraw=withdraw):
+    if joined(settings, kind, given.output, reason_of(reason), follow=follow, withdraw=withdraw, dry_run=dry_run):
         return
     if not everything and not any(chosen.values()):
         raise typer.BadParameter("say which ones: --id, --key, --type, --class, --since, --until, or --all")
@@ -172,7 +172,7 @@ def _command(
         _print_plan(given, kind, found)
         return
     keys = _keys(found)
-    what = f"{len(named)} messages" if kind == "discard" else f"the queues of {keys} keys, {len(found)} messages"
+    what = _discarded(named) if kind == "discard" else f"the queues of {keys} keys, {len(found)} messages"
     confirmed(f"{kind.capitalize()} {what}?", yes=yes)
     upto = max(row["seq"] for row in found)
     arguments = {name: None if value is None else str(value) for name, value in chosen.items()}
@@ -182,6 +182,15 @@ def _command(
         before={"events": [row["id"] for row in named][:1000], "chosen": len(named), "queued": len(found)},
     )  # fmt: skip
     see_through(settings, command, given.output, pausable=True)
+
+
+def _discarded(named: list[dict[str, Any]]) -> str:
+    """How many, and how many of them are well."""
+    from dovetail_relay.parking import BEHIND
+
+    well = sum(row["reason"] == BEHIND for row in named)
+    only = f", {well} of which are well and only wait behind another" if well else ""
+    return f"{len(named)} messages{only}"
 
 
 def _keys(found: list[dict[str, Any]]) -> int:

@@ -172,6 +172,9 @@ def _checkpoint(seen: Seen) -> list[Finding]:
         found.append(
             Finding("TIMELINE_CHANGED", f"{words}; a relay that starts goes on or says why not", "dovetail doctor")
         )
+    if database.timeline == checkpoint.timeline and checkpoint.end_lsn > database.wal_lsn:
+        words = f"the checkpoint stands at {lsn_text(checkpoint.end_lsn)}, the server's log ends before it"
+        found.append(Finding(Diverged.name, words, Diverged.default_remedy))
     if checkpoint.database != database.database:
         words = f"the checkpoint is of database {checkpoint.database!r}, this is {database.database!r}"
         found.append(Finding(Diverged.name, words, "dovetail config show"))

@@ -55,9 +55,12 @@ class _Row:
         self.since = since
 
 
-def outlook(settings: Settings, seen: Diagnosis) -> Outlook:
-    """Count. Takes as long as the outbox and the topics are large; raises what the servers' clients raise."""
-    horizon = rebase.horizon(seen.facts, seen.row, seen.found, ())
+def outlook(settings: Settings, seen: Diagnosis, *, new_epoch: bool = False) -> Outlook:
+    """Count. With `new_epoch` nothing of the past is believed, and all rows are looked at.
+
+    Takes as long as the outbox and the topics are large; raises what the servers' clients raise.
+    """
+    horizon = 0 if new_epoch else rebase.horizon(seen.facts, seen.row, seen.found, ())
     found = Outlook(horizon)
     with session(settings, "operator") as connection:
         waiting, held = _rows(connection, horizon), _held(connection, settings.relay.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 from dovetail_relay.config import Settings, conninfo, kafka_properties
 from dovetail_relay.errors import CheckpointLost, Diverged, Gap, Halt
@@ -39,6 +40,12 @@ def progress(settings: Settings) -> Iterator[Finding]:
         client = {"log_level": 0, **client_only(dict(kafka_properties(settings)))}
         with closing(CheckpointReader(client, settings.checkpoint_topic, settings.relay.name.encode())) as reader:
             found = reader.read(_READ_SECONDS)
+        with closing(
+            LockSession(conninfo(settings, "relay"), slot=settings.relay.slot, relay=settings.relay.name)
+        ) as own:
+            # Where the log ends is asked last: it is never behind the checkpoint of a leader that works.
+            ends = own.server_facts(system_id, now, settings.outbox.publication).wal_lsn
+            facts = replace(facts, wal_lsn=ends)
         admit(facts, row, found, history)
     except (Gap, Diverged, CheckpointLost) as halt:
         yield failure(_CHECK, halt)

@@ -151,9 +151,10 @@ def publication(server: Server) -> Iterator[Finding]:
         found="; ".join(problems) or f"{name}: inserts of the outbox only, via its root",
         wanted=make,
         remedy=f"{made_again(server.connection, server.settings, columns)}; then "
-        + ("dovetail init" if server.slot is None else "dovetail relay accept"),
+        + ("dovetail init" if row is None else "dovetail doctor, which says what comes behind it"),
     )
-    if row:
+    # What comes behind a cure is said once there is nothing left to cure.
+    if row and not problems and not found.unstreamed:
         yield judge(
             "dovetail.publication_fingerprint",
             good=row["publication_fingerprint"] == found.fingerprint,

@@ -72,6 +72,7 @@ def server_facts_of(row: Mapping[str, Any], system_id: str, timeline: int, finge
         timeline=timeline,
         database=row["database"],
         in_recovery=row["in_recovery"],
+        wal_lsn=parse_lsn(row["wal_lsn"]),
         slot_found=row["slot_found"],
         slot_plugin=row["plugin"],
         slot_database=row["slot_database"],

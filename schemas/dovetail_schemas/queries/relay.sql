@@ -3,6 +3,7 @@
 SELECT
     current_database() AS database,
     pg_is_in_recovery() AS in_recovery,
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS wal_lsn,
     slot.slot_name IS NOT NULL AS slot_found,
     slot.plugin,
     slot.database AS slot_database,
