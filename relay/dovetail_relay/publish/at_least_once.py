@@ -16,7 +16,7 @@ from dovetail_relay.errors import KafkaUnavailable, PartitionsChanged
 from dovetail_relay.nouns import Checkpoint, Record
 from dovetail_relay.publish.kafka import ISOLATING, PRODUCER_DEFAULTS, KafkaPublisher, bury, flush, produce_alone
 from dovetail_relay.publish.port import Outcome, Result
-from dovetail_relay.publish.refusals import REFUSED, Failure, bad_property, kafka_error, refusal, refusals_in
+from dovetail_relay.publish.refusals import REFUSED, Failure, bad_property, gone, kafka_error, refusal, refusals_in
 
 
 class AtLeastOncePublisher:
@@ -154,8 +154,8 @@ class AtLeastOncePublisher:
         failures = self._failures
         if left == 0 and not failures:
             return None
+        refusals = refusals_in(failures) or gone(producer, failures)
         self._discard()
-        refusals = refusals_in(failures)
         reason = failures[0][1].name() if failures else "not all events were delivered"
         return Outcome(Result.UNKNOWN, reason, all_acknowledged=False, refusals=refusals)
 

@@ -26,7 +26,7 @@ from dovetail_relay.errors import KafkaUnavailable, Misconfigured, PartitionsCha
 from dovetail_relay.nouns import Checkpoint, Record
 from dovetail_relay.publish.checkpoint import CheckpointReader, encode
 from dovetail_relay.publish.port import Outcome, Result
-from dovetail_relay.publish.refusals import REFUSED, Failure, bad_property, kafka_error, refusal, refusals_in
+from dovetail_relay.publish.refusals import REFUSED, Failure, bad_property, gone, kafka_error, refusal, refusals_in
 
 RETRY_BACKOFF_MS: Final = 1000
 # A hidden retry of EndTxn comes after retry.backoff.ms, give or take a fifth; a normal one takes 1 to 77 ms. What holds
@@ -297,11 +297,13 @@ class KafkaPublisher:
             return
 
     def _unknown(self, reason: str, *, acknowledged: bool) -> Outcome:
-        failures = self._failures
+        failures, producer = self._failures, self._producer
+        refusals = refusals_in(failures) or (() if producer is None else gone(producer, failures))
+        del producer
         self._discard()
         if failures:
             reason = f"{reason}: {failures[0][1].name()}"
-        return Outcome(Result.UNKNOWN, reason, all_acknowledged=acknowledged, refusals=refusals_in(failures))
+        return Outcome(Result.UNKNOWN, reason, all_acknowledged=acknowledged, refusals=refusals)
 
     def _failed(self, raised: BaseException, *, acknowledged: bool) -> Outcome:
         error = kafka_error(raised)

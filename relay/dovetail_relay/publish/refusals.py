@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from dovetail_relay.config import scrubbed
 from dovetail_relay.errors import Misconfigured
@@ -39,6 +39,8 @@ _TOPIC_REFUSED: Final = frozenset(
     )
 )
 
+_ASK_SECONDS: Final = 2.0
+
 Failure = tuple[str, KafkaError, int | None]
 
 
@@ -65,6 +67,23 @@ def refusal(topic: str, error: KafkaError, index: int | None) -> Refusal:
 def refusals_in(failures: list[Failure]) -> tuple[Refusal, ...]:
     """Those of the failed deliveries that a new producer would not cure."""
     return tuple(refusal(topic, error, index) for topic, error, index in failures if error.code() in REFUSED)
+
+
+def gone(producer: Producer, failures: list[Failure]) -> tuple[Refusal, ...]:
+    """Topics of records that timed out, and that are not there any more.
+
+    A client that has once known a topic waits for its leader until the record times out, and so does the next one: its
+    report looks like a Kafka that is away.
+    """
+    found = []
+    for topic in {topic for topic, error, _ in failures if error.code() == KafkaError._MSG_TIMED_OUT}:
+        try:
+            error = producer.list_topics(topic, timeout=_ASK_SECONDS).topics[topic].error
+        except KafkaException:
+            return ()  # Kafka is away
+        if error is not None and error.code() in _TOPIC_REFUSED:
+            found.append(refusal(topic, error, None))
+    return tuple(found)
 
 
 def kafka_error(error: BaseException) -> KafkaError | None:
