@@ -108,6 +108,11 @@ class Comparison:
         kept_from = self._kept_from()
         self._look_at_buckets(session, mark, books, kept_from)
         self._look_at_hours(session, mark, books, kept_from)
+        told = self._told
+        if told is not None and told.end <= books.since and mark.bucket - told.end < DAY:
+            # New books have begun behind it: nobody has found that it is well.
+            self._telemetry.books(balanced=False)
+            return
         self._tell(session)
 
     def _ask_before(self, session: Session) -> None:
@@ -125,7 +130,8 @@ class Comparison:
 
         The leaf of the day before it, into which a transaction over midnight has written, is whole too.
         """
-        return ((self._marks[-1].bucket + HOUR) // DAY - self._retention_days + 1) * DAY
+        now = self._marks[-1].bucket
+        return min(((now + HOUR) // DAY - self._retention_days + 1) * DAY, now // DAY * DAY)
 
     def _look_at_buckets(self, session: Session, mark: Mark, books: Books, kept_from: int) -> None:
         due = self.balance.due(books, mark, kept_from)

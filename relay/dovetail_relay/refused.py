@@ -11,10 +11,13 @@ from typing import Final
 from dovetail_relay.errors import StreamEnded, StreamRefused
 from dovetail_relay.nouns import LSN_ZERO, Lsn, lsn_text
 
-# So often it may be chance: memory that was short, a server that was about to go down.
+# For so long, and so often in it, it may be chance: memory that was short, a server that was about to go down.
 TIMES: Final = 3
-# The connection, or somebody who ended it; and what the next admission names by itself.
-_OTHERS: Final = ("08", "57", "42704", "55000")
+SPAN_SECONDS: Final = 60.0
+# Ends that lie further apart than this have nothing to do with each other: the stream was well in between.
+APART_SECONDS: Final = 60.0
+# The connection, or somebody who ended it; what the server lacks for a while; what the next admission names by itself.
+_OTHERS: Final = ("08", "53", "57", "58", "42704", "55000")
 
 
 class Refusals:
@@ -26,16 +29,18 @@ class Refusals:
         self._why = ""
         self._at: Lsn = LSN_ZERO
         self._times = 0
+        self._since = self._newest = 0.0
 
-    def after(self, ended: StreamEnded) -> StreamRefused | None:
-        """The halt that this end of a stream is, None where it may be chance."""
+    def after(self, ended: StreamEnded, now: float) -> StreamRefused | None:
+        """The halt that this end of a stream is, None where it may be chance. `now` is any clock's, in seconds."""
         state = ended.sqlstate
         if state is None or state.startswith(_OTHERS):
             return None
-        if (state, ended.at) != (self._why, self._at):
-            self._why, self._at, self._times = state, ended.at, 0
+        if (state, ended.at) != (self._why, self._at) or now - self._newest > APART_SECONDS:
+            self._why, self._at, self._times, self._since = state, ended.at, 0, now
         self._times += 1
-        if self._times < TIMES:
+        self._newest = now
+        if self._times < TIMES or now - self._since < SPAN_SECONDS:
             return None
         way = f"dovetail slot drop --slot {self._slot}, then dovetail recover"
         return StreamRefused(

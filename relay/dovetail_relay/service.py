@@ -117,7 +117,7 @@ class Relay:
                 except Halt as halt:
                     self._halted(halt)
                 except StreamEnded as ended:
-                    refused = self._refusals.after(ended)
+                    refused = self._refusals.after(ended, time.monotonic())
                     if refused is None:
                         self._stumbled(ended, backoff)
                         backoff = min(backoff * 2, BACKOFF_SECONDS[1])

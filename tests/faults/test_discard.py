@@ -102,3 +102,14 @@ def test_a_discard_that_was_withdrawn_before_its_row_was_passed_gives_nothing_up
     relay = world.relay()
     wait_until(lambda: relay.has_logged("relay_halted"), 20, "the next leader stands before it")
     assert states(world) == {bad: "halting"}
+
+
+def test_a_discard_that_was_written_by_hand_and_names_no_event_fails_by_name(world: World) -> None:
+    world.relay().wait_streaming()
+    bad = write_unencodable(world, "bad")
+    wait_until(lambda: parked(world) == [("bad", "schema")], 20, "it waits")
+    discarded(world)
+    wait_until(lambda: ask(world, "SELECT state FROM dovetail.command") == [("failed",)], 30, "it fails")
+    ((outcome,),) = ask(world, "SELECT outcome FROM dovetail.command")
+    assert str(outcome).startswith("it names no event; next: dovetail stuck discard")
+    assert states(world) == {bad: "parked"}

@@ -34,7 +34,7 @@ def test_a_row_of_more_than_a_gigabyte_is_named_and_the_way_out_publishes_what_i
         write(world, ("before", 1))
         write_unsendable(world)
         write(world, ("behind", 1))
-        wait_until(lambda: relay.has_logged("relay_halted"), 120, "it halts")
+        wait_until(lambda: relay.has_logged("relay_halted"), 200, "it halts")
         status, body = relay.get("/readyz")
         slot = world.settings().relay.slot
         said = json.loads(body)

@@ -142,6 +142,15 @@ def test_a_difference_is_told_by_the_next_leader_from_its_first_look_on_until_it
     assert place.look() == 1, "and what is over is not told again"
 
 
+def test_new_books_do_not_say_that_what_was_wrong_before_them_is_well(place: Place) -> None:
+    at = place.now - HOUR
+    place.booked(at, place.row(at))
+    place.row(at)
+    assert [place.look(), place.look()][1] == 0
+    place.books = begin(place.now - FINE)
+    assert [place.look(), place.look()] == [0, 0], "a recovery has begun new ones"
+
+
 def test_an_event_in_the_books_that_no_row_stands_for_is_too_much(place: Place) -> None:
     place.booked(place.now - 3, uuid.uuid4())
     assert place.look() != 0

@@ -63,7 +63,8 @@ class Recovered(Stored):
         return []
 
     def _stuck_again(self, params: Mapping[str, Any]) -> Any:
-        again = [row for row in self.parked.values() if row["epoch"] == params["epoch"] and not row["lsn"]]
+        again = [row for row in self.parked.values() if row["epoch"] == params["epoch"] and not row["lsn"]
+                 and row["state"] != "discarded"]  # fmt: skip
         return [(len(again),)]
 
     def _forget(self, params: Mapping[str, Any]) -> Found:

@@ -218,7 +218,8 @@ class Tables(Recovered):
 
     def _absent(self, params: Mapping[str, Any]) -> Found:
         there = {row["n"] for row in self.parked.values()}
-        return [{"absent": len(self._events(params) - there)}]
+        events = self._events(params)
+        return [{"named": len(events), "absent": len(events - there)}]
 
     def _of_command(self, params: Mapping[str, Any]) -> Found:
         ours = [row for row in self.parked.values() if row["command"] == params["command"]]

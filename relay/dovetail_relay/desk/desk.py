@@ -131,6 +131,8 @@ class OperatorDesk:
         self._attempts = int(command.progress.get("attempts") or 0) if went_on else None
         wrong = problem(command.kind, command.arguments) or self._hopeless()
         if wrong is not None:
+            # What it has condemned and not passed yet the relay stands before again.
+            self._session.rows(queries["desk_spare"], {"relay": self._relay, "command": command.id})
             self._settle("failed", wrong)
             return
         self._counts = Counts()
@@ -142,7 +144,12 @@ class OperatorDesk:
             self._settle("failed", f"topic {topic} is not on the relay's allow-list (kafka.allowed_topics)")
             return
         make = Replay if command.kind == "replay" else Release
-        self._task = make(command, self._session, self._relay, self._intake, self._counts)
+        task = make(command, self._session, self._relay, self._intake, self._counts)
+        wrong = task.problem()
+        if wrong is not None:
+            self._settle("failed", wrong)
+            return
+        self._task = task
 
     def _hopeless(self) -> str | None:
         if self._attempts is None or self._attempts < MANY_ATTEMPTS:

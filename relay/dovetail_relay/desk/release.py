@@ -51,6 +51,11 @@ class Release:
         # Somebody may have made a missing topic for just this.
         intake.parking.open_all()
 
+    def problem(self) -> str | None:
+        if not self._discards or self._session.rows(queries["desk_absent"], self._chosen)[0]["named"]:
+            return None
+        return "it names no event; next: dovetail stuck discard, which writes them down with it"
+
     def ready(self, base: Checkpoint) -> bool:
         # Rows from before the slot may belong before those that wait; and a recovery would not know what went out.
         if base.backfill is not None:

@@ -41,6 +41,9 @@ class Replay:
         self._written_at = session.written_at()
         self._mark = (REPLAY, str(command.id).encode())
 
+    def problem(self) -> str | None:
+        return None
+
     def ready(self, base: Checkpoint) -> bool:
         if base.backfill is not None:
             return False

@@ -20,6 +20,10 @@ class Work:
 class Task(Protocol):
     """Not thread-safe; talks to the database over the leader's lock session."""
 
+    def problem(self) -> str | None:
+        """Why it cannot be done at all; None where it can."""
+        ...
+
     def ready(self, base: Checkpoint) -> bool:
         """Whether its first step may go, where everything up to `base` is out."""
         ...

@@ -99,12 +99,13 @@ WHERE relay = %(relay)s AND state = 'halting'
     AND id IN (SELECT event_id FROM dovetail.command_event AS named WHERE named.command = %(command)s)
 
 -- name: desk_absent
--- How many of the events that a discard names are in no state of the parking: they have gone out, or were parked by a batch
+-- How many events a discard names, and how many of them are in no state of the parking: they have gone out, or were parked by a batch
 -- that never committed and are on their way to be parked again.
-SELECT count(*) AS absent
+SELECT count(*) AS named, count(*) FILTER (
+        WHERE NOT EXISTS (SELECT FROM dovetail.parked WHERE parked.relay = %(relay)s AND parked.id = named.event_id)
+    ) AS absent
 FROM dovetail.command_event AS named
 WHERE named.command = %(command)s
-    AND NOT EXISTS (SELECT FROM dovetail.parked WHERE parked.relay = %(relay)s AND parked.id = named.event_id)
 
 -- name: desk_condemned
 -- How many rows of a command the relay has not passed over yet, and how many it has.

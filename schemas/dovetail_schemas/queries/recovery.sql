@@ -9,7 +9,13 @@ SELECT pg_drop_replication_slot(%(slot)s)
 -- stands before them in their key would come to stand behind. A queue stays as it is where any of its rows does: one that
 -- is being discarded, that has ended the relay's process, or that no row of the outbox stands for. Else what was before
 -- that row would come to stand behind it.
-WITH judged_again AS (
+WITH stay AS MATERIALIZED (
+    SELECT DISTINCT hold_topic, hold_key
+    FROM dovetail.parked
+    WHERE %(judge_again)s AND relay = %(relay)s AND state = 'parked' AND (
+        reason = 'crash' OR discard OR NOT EXISTS (SELECT FROM dovetail.outbox AS event WHERE event.id = parked.id)
+    )
+), judged_again AS (
     DELETE FROM dovetail.parked USING dovetail.outbox
     WHERE %(judge_again)s AND parked.relay = %(relay)s AND parked.state = 'parked' AND NOT parked.discard
         AND outbox.id = parked.id AND outbox.xid >= %(horizon)s::text::xid8
@@ -18,15 +24,7 @@ WITH judged_again AS (
             OR (pg_snapshot_xmin(%(snapshot)s::pg_snapshot)::text::bigint - outbox.xmin::text::bigint & 4294967295)
                 BETWEEN 1 AND 2147483647
         )
-        AND NOT EXISTS (
-            SELECT FROM dovetail.parked AS stays
-            WHERE stays.relay = parked.relay AND stays.state = 'parked'
-                AND (stays.hold_topic, stays.hold_key) = (parked.hold_topic, parked.hold_key)
-                AND (
-                    stays.reason = 'crash' OR stays.discard
-                    OR NOT EXISTS (SELECT FROM dovetail.outbox AS event WHERE event.id = stays.id)
-                )
-        )
+        AND (parked.hold_topic, parked.hold_key) NOT IN (SELECT hold_topic, hold_key FROM stay)
 )
 UPDATE dovetail.relay
 SET system_id = %(system_id)s, consistent_point = %(consistent_point)s::pg_lsn, snapshot = %(snapshot)s::pg_snapshot,
@@ -37,7 +35,7 @@ RETURNING epoch
 -- name: recovery_stuck
 -- Rows that a recovery has met and could not publish: those from before the slot have a place of their own.
 SELECT count(*) FROM dovetail.parked
-WHERE relay = %(relay)s AND epoch = %(epoch)s AND commit_lsn = '0/0'
+WHERE relay = %(relay)s AND epoch = %(epoch)s AND commit_lsn = '0/0' AND state <> 'discarded'
 
 -- name: recovery_over
 -- The checkpoint says that everything from before the slot is published.
