@@ -313,7 +313,7 @@ def test_a_command_that_makes_no_sense_fails_by_name_and_the_relay_works_on(worl
     assert not relay.has_logged("relay_restarting")
 
 
-def test_a_discard_condemns_only_what_stood_there_when_it_was_asked_for(world: World) -> None:
+def test_a_discard_that_names_nothing_does_not_touch_what_the_relay_stands_before(world: World) -> None:
     world.environ[f"DOVETAIL_ROUTES__{world.name.upper()}__ON_STUCK"] = "halt"
     relay = world.relay().wait_streaming()
     write_unencodable(world, "bad")
@@ -324,6 +324,6 @@ def test_a_discard_condemns_only_what_stood_there_when_it_was_asked_for(world: W
             (world.name,),
         )
         asked = "SELECT state FROM dovetail.command"
-        wait_until(lambda: connection.execute(asked).fetchone() == ("done",), 20, "it is done")
+        wait_until(lambda: connection.execute(asked).fetchone() == ("failed",), 20, "it fails")
         states = connection.execute("SELECT state FROM dovetail.parked").fetchall()
     assert states == [("halting",)]

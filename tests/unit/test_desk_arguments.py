@@ -23,7 +23,7 @@ def test_what_the_command_line_writes_makes_sense(arguments: object) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        None, [], "all", 7, {}, {"upto": "9"}, {"upto": True}, {"upto": -1}, {"upto": 1 << 63}, {"upto": 9.5},
+        None, [], "all", 7, {"upto": None}, {"upto": "9"}, {"upto": True}, {"upto": -1}, {"upto": 1 << 63}, {"upto": 9.5},
         {"upto": 9, "rate": 0}, {"upto": 9, "rate": -1}, {"upto": 9, "rate": "secret"},
         {"upto": 9, "rate": float("inf")},
         {"upto": 9, "rate": True}, {"upto": 9, "id": "secret"}, {"upto": 9, "id": 7}, {"upto": 9, "since": "secret"},
@@ -35,6 +35,11 @@ def test_what_makes_no_sense_is_told_in_one_line(arguments: object) -> None:
     assert said is not None
     assert "\n" not in said
     assert "secret" not in said
+
+
+def test_a_release_says_up_to_which_row_and_a_discard_names_its_events() -> None:
+    assert problem("release", {}) is not None
+    assert problem("discard", {}) is None
 
 
 def test_a_replay_needs_no_row_to_count_up_to() -> None:

@@ -30,7 +30,8 @@ def problem(kind: Kind, arguments: object) -> str | None:
     rate = arguments.get("rate")
     if rate is not None and not (_is_number(rate) and 0 < rate <= _FASTEST):
         return f"argument 'rate' is not a number above 0 and up to {_FASTEST}"
-    if kind == "release" and not _is_seq(arguments.get("upto")):
+    # A discard names its events, and need not say up to where.
+    if kind in {"release", "discard"} and not _is_seq(arguments.get("upto", 0 if kind == "discard" else None)):
         return "argument 'upto' is not the seq of a parked row"
     return None
 
