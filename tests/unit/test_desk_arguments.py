@@ -23,8 +23,8 @@ def test_what_the_command_line_writes_makes_sense(arguments: object) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        None, [], "all", 7, {"upto": None}, {"upto": "9"}, {"upto": True}, {"upto": -1}, {"upto": 1 << 63}, {"upto": 9.5},
-        {"upto": 9, "rate": 0}, {"upto": 9, "rate": -1}, {"upto": 9, "rate": "secret"},
+        None, [], "all", 7, {"upto": None}, {"upto": "9"}, {"upto": True}, {"upto": -1}, {"upto": 1 << 63},
+        {"upto": 9.5}, {"upto": 9, "rate": 0}, {"upto": 9, "rate": -1}, {"upto": 9, "rate": "secret"},
         {"upto": 9, "rate": float("inf")},
         {"upto": 9, "rate": True}, {"upto": 9, "id": "secret"}, {"upto": 9, "id": 7}, {"upto": 9, "since": "secret"},
         {"upto": 9, "key": {"secret": 1}}, {"upto": 9, "key": "secret\0"}, {"upto": 9, "topic": 7},
