@@ -279,7 +279,6 @@ class Intake:
             self.before_each(place)
         row: Row | None = None
         try:
-            self.parking.before(place, None)
             row = cast("Row", read(frame))
             if too_large is not None:
                 refused = oversize.refusal(row, too_large, self._max_row_bytes)

@@ -50,7 +50,7 @@ class Parking:
     `busy` is False nearly always: then no row is looked at one by one.
     """
 
-    __slots__ = ("_policy", "_refusals", "busy", "closed", "condemned", "feared", "held", "refused", "unread")
+    __slots__ = ("_policy", "_refusals", "busy", "closed", "condemned", "feared", "held", "refused")
 
     def __init__(self, policy: Callable[[str], str]) -> None:
         self._policy = policy
@@ -63,7 +63,6 @@ class Parking:
         self.closed: dict[str, str] = {}
         # Rows that have ended the relay's process: they are not touched again.
         self.feared: set[Place] = set()
-        self.unread: set[Place] = set()
         self.busy = False
 
     def begin(self, held: Iterable[Hold], condemned: Iterable[Place], feared: Iterable[Place] = ()) -> None:
@@ -100,18 +99,10 @@ class Parking:
             del self.refused[place], self._refusals[place]
         self._look()
 
-    def fear(self, place: Place, *, unread: bool) -> None:
-        """The row at `place` has ended the process; `unread`: while it was being taken apart."""
-        self.feared.add(place)
-        if unread:
-            self.unread.add(place)
-        self._look()
-
-    def before(self, place: Place, event_id: str | None) -> None:
-        """Whether a row may be touched at all; without an id, before it is even read. Raises StuckMessage."""
-        if place in (self.feared if event_id is not None else self.unread):
-            said = "it has ended the relay's process each time"
-            raise StuckMessage(said, event_id=event_id or "without an id", reason=CRASH)
+    def before(self, place: Place, event_id: str) -> None:
+        """Whether a row may be touched at all. Raises StuckMessage."""
+        if place in self.feared:
+            raise StuckMessage("it has ended the relay's process each time", event_id=event_id, reason=CRASH)
 
     def of_record(self, record: Record, row: OutboxRow, place: Place, event_id: str) -> Parked | None:
         """Whether a row that could be made into `record` waits all the same. Raises StuckMessage for a refused one."""

@@ -212,7 +212,7 @@ class Reign:
         suspicion = self._heart.suspicion = Suspicion(self._session, self._settings.relay.name)
         suspicion.begin(pipeline.machine.durable, rows_ahead=2 * (batch_rows + READ_LIMIT))
         if suspicion.feared is not None:
-            self._intake.parking.fear(suspicion.feared, unread=suspicion.unread)
+            self._intake.parking.feared.add(suspicion.feared)
         pipeline.be_careful(suspicion)
 
     # -- rows that were there before the slot --------------------------------------------------------------------------

@@ -37,8 +37,6 @@ class Suspicion:
         self._noted_at: Place | None = None
         self._noted = self._in_hand = False
         self.feared: Place | None = None
-        # Processes went on ending at it, which only took it apart: that ends them too.
-        self.unread = False
 
     @property
     def careful(self) -> bool:
@@ -58,7 +56,6 @@ class Suspicion:
             starts, lived = row["suspect_starts"], row["suspect_lived"]
             if starts - lived >= IN_HAND or starts >= AT_ALL:
                 self.feared = self._ended_at
-                self.unread = starts - lived >= AT_ALL
         if lsn is not None or row["starts"] >= MANY_STARTS:
             self._left = row["suspect_left"] or rows_ahead
             log(
@@ -70,7 +67,7 @@ class Suspicion:
     def before_each(self, place: Place) -> None:
         """This row is next. Durable before it is touched."""
         self._noted = True
-        anew = place != self._noted_at
+        anew = place not in (self.feared, self._noted_at)
         if anew:
             # Once: a batch that is given up streams again, and the process has not ended at its rows.
             self._noted_at = place

@@ -52,16 +52,6 @@ def test_a_row_that_ends_the_process_is_found_before_the_slot_in_both_modes(stac
         assert parked(world) == [("poison", "crash")]
 
 
-def test_a_row_that_ends_the_process_while_its_columns_are_read_is_parked_unread(stack: Stack) -> None:
-    with new_world(stack) as world:
-        world.relay().wait_streaming().terminate()
-        for row in (("good", 1), ("poison", 1), ("good", 2)):
-            write(world, row)
-        started_until(world, lambda: ("good", 2) in out(world), at="decode")
-        assert parked(world) == [("", "crash")], "nobody knows its key"
-        assert out(world) == [("good", 1), ("good", 2)]
-
-
 def test_a_row_far_behind_the_checkpoint_is_found_and_no_innocent_one_is_parked(stack: Stack) -> None:
     with new_world(stack, DOVETAIL_DELIVERY__BATCH_ROWS="10") as world:
         world.relay().wait_streaming().terminate()

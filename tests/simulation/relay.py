@@ -249,7 +249,7 @@ class Relay:
         suspicion = self.suspicion = Suspicion(self.session, "sim")
         suspicion.begin(pipeline.machine.durable, rows_ahead=2 * (self.world.max_rows + MOST_FRAMES * MOST_ROWS))
         if suspicion.feared is not None:
-            self.intake.parking.fear(suspicion.feared, unread=suspicion.unread)
+            self.intake.parking.feared.add(suspicion.feared)
         pipeline.be_careful(suspicion)
 
     def _lock_held(self) -> bool:

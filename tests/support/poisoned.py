@@ -1,8 +1,7 @@
 """A relay that has a flaw: `python -m support.poisoned`, told by its environment.
 
 `SLOW` names a file: while it exists, a flush does not end. At a row whose key holds POISON, `POISONED=kill` ends the
-process in the Kafka client, `POISONED=intake` while its record is made, `POISONED=decode` while its columns are read,
-and `POISONED=raise` fails in the relay's code.
+process in the Kafka client, `POISONED=intake` while its record is made, and `POISONED=raise` fails in the relay's code.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from dovetail_relay.config import load
-from dovetail_relay.decode import pgoutput
 from dovetail_relay.intake import Intake
 from dovetail_relay.logs import log
 from dovetail_relay.nouns import Record
@@ -46,23 +44,6 @@ def _kill_at(publisher: Any) -> None:
     publisher.send = killed
 
 
-def _kill_while_it_is_read() -> None:
-    make = pgoutput.row_reader
-
-    def reader(*arguments: Any) -> Any:
-        read = make(*arguments)
-
-        def deadly(frame: bytes) -> Any:
-            if POISON in frame:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return read(frame)
-
-        return deadly
-
-    pgoutput.row_reader = reader
-    Intake._take_rows = lambda self, frames: None if self.ledger.skipping else self._take_one_by_one(frames)  # type: ignore[method-assign]
-
-
 def _fail_in_the_intake(how: str) -> None:
     make = Intake._record
 
@@ -84,8 +65,6 @@ def poisoned() -> None:
             _kill_at(publisher)
     elif how in {"intake", "raise"}:
         _fail_in_the_intake(how)
-    elif how == "decode":
-        _kill_while_it_is_read()
 
 
 if __name__ == "__main__":
