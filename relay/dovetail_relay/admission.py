@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import psycopg
 
 from dovetail_relay.config import Settings
-from dovetail_relay.errors import CheckpointLost, Misconfigured, PartitionsChanged
+from dovetail_relay.errors import CheckpointLost, Misconfigured
+from dovetail_relay.halted import require_recorded
 from dovetail_relay.machine import Machine, admit
 from dovetail_relay.nouns import LSN_ZERO, Checkpoint, RelayRow
 from dovetail_relay.publish.port import Publisher
@@ -59,10 +60,7 @@ def admitted(
         raise unreadable
     base = admit(facts, row, found, ground.history)
     counts = session.partition_counts()
-    for name, recorded in counts.items():
-        actual = publisher.partitions(name, timeout=5.0)
-        if actual is not None and actual != recorded:
-            raise PartitionsChanged(f"topic {name} has {actual} partitions, {recorded} are recorded")
+    require_recorded(publisher, counts)
     # A topic that is not there now may be made anew, with more.
     publisher.expect(counts)
     return Admitted(row, base or _first(ground), found, base is None, facts.timeline)

@@ -29,6 +29,19 @@ from dovetail_schemas.sql import queries
 _ASK_SECONDS: Final = 5.0
 
 
+def grown(publisher: Publisher, recorded: Mapping[str, int]) -> dict[str, int]:
+    """Topics that have another number of partitions than is recorded. One that is not there is none of them."""
+    counts = {topic: publisher.partitions(topic, timeout=_ASK_SECONDS) for topic in recorded}
+    return {topic: count for topic, count in counts.items() if count is not None and count != recorded[topic]}
+
+
+def require_recorded(publisher: Publisher, recorded: Mapping[str, int]) -> None:
+    """Raises PartitionsChanged where there is such a topic."""
+    if changed := grown(publisher, recorded):
+        each = (f"topic {topic} has {now} partitions, {recorded[topic]} are recorded" for topic, now in changed.items())
+        raise PartitionsChanged(", ".join(each))
+
+
 class Halted:
     """The commands for a relay that is halted, over the leader's session."""
 
@@ -66,12 +79,9 @@ class Halted:
                 continue
             if command.kind == "accept":
                 try:
-                    grown = self._grown(self._session.partition_counts())
+                    require_recorded(self._publisher, self._session.partition_counts())
                 except KafkaUnavailable:
                     continue  # it waits, as the events do
-                if grown:
-                    each = (f"topic {topic} has {now} partitions" for topic, now in grown.items())
-                    raise PartitionsChanged(", ".join(each))
             self._fail(command, "nothing to do: the relay is not halted", nothing=True)
 
     def tell(self, halt: Halt) -> None:
@@ -101,7 +111,7 @@ class Halted:
         """Record what is there now, if it is what the operator saw: in one transaction, so that it happens once."""
         now = ground.facts.publication_fingerprint
         recorded = self._session.partition_counts()
-        changed = self._grown(recorded)
+        changed = grown(self._publisher, recorded)
         if now == ground.row.publication_fingerprint and not changed:
             raise Refused(f"accept does not cure this: {halt.line()}")
         if now is None:
@@ -128,10 +138,6 @@ class Halted:
         self._on_step("accepted")
         log(LogEvent.COMMAND_SETTLED, "recorded what is there now", command=command.id, partitions=changed)
         return True
-
-    def _grown(self, recorded: Mapping[str, int]) -> dict[str, int]:
-        counts = {topic: self._publisher.partitions(topic, timeout=_ASK_SECONDS) for topic in recorded}
-        return {topic: count for topic, count in counts.items() if count is not None and count != recorded[topic]}
 
     def _refuse_unfit(self) -> None:
         """What the doctor fails is not accepted: rows would be passed over from then on."""

@@ -17,13 +17,13 @@ from confluent_kafka.admin import (
 )
 
 import dovetail
-from dovetail.psycopg import Outbox
 from dovetail_local.stack import Stack
 from support.operator import dovetail as run_dovetail
 from support.relay import RelayProcess
+from support.stuck import write_each
 from support.waiting import wait_until
 from support.world import PARTITIONS, World, new_world
-from support.writers import NUMBERED_SCHEMA, numbered
+from support.writers import NUMBERED_SCHEMA
 
 SHOWN_SECONDS = 20.0
 
@@ -32,15 +32,6 @@ SHOWN_SECONDS = 20.0
 def world(stack: Stack) -> Iterator[World]:
     with new_world(stack) as made:
         yield made
-
-
-def write(world: World, *numbers: int, key: str = "k") -> None:
-    """One transaction per number."""
-    event, outbox = numbered(world.aggregate), Outbox()
-    with psycopg.connect(world.endpoints.app_dsn) as connection:
-        for number in numbers:
-            outbox.publish(connection, event({"key": key, "number": number}))
-            connection.commit()
 
 
 def execute(world: World, statement: str, *values: object, superuser: bool = False) -> None:
@@ -56,7 +47,7 @@ def published(world: World, count: int) -> Callable[[], bool]:
 def has_run(world: World) -> None:
     """The relay has published three events, and was stopped in order."""
     relay = world.relay().wait_streaming()
-    write(world, 1, 2, 3)
+    write_each(world, 1, 2, 3)
     wait_until(published(world, 3), 20, "three events are out")
     assert relay.terminate() == 0, relay.log()[-2000:]
 
@@ -103,7 +94,7 @@ def slot(world: World) -> str:
 
 def test_a_slot_advanced_by_hand_while_the_relay_was_down_is_a_gap(world: World) -> None:
     has_run(world)
-    write(world, 4)
+    write_each(world, 4)
     execute(world, "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", slot(world), superuser=True)
     shows(world.relay(), "GAP", "dovetail recover")
     assert len(world.read_topic()) == 3
@@ -114,14 +105,14 @@ def test_a_slot_that_was_dropped_and_made_again_is_a_gap(world: World, lost_even
     has_run(world)
     execute(world, "SELECT pg_drop_replication_slot(%s)", slot(world), superuser=True)
     if lost_event:
-        write(world, 4)
+        write_each(world, 4)
     execute(world, "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", slot(world), superuser=True)
-    write(world, 5)
+    write_each(world, 5)
     shows(world.relay(), "GAP", "dovetail recover")
 
 
 def test_a_slot_that_was_advanced_before_the_very_first_start_is_a_gap(world: World) -> None:
-    write(world, 1)
+    write_each(world, 1)
     execute(world, "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", slot(world), superuser=True)
     shows(world.relay(), "GAP", "dovetail recover")
 
@@ -214,7 +205,7 @@ def test_a_strangers_record_under_another_key_in_the_checkpoint_topic_is_passed_
     producer = Producer({"bootstrap.servers": world.endpoints.bootstrap_servers})
     producer.produce(world.settings().checkpoint_topic, b"garbage", b"somebody-else")
     assert producer.flush(10) == 0
-    write(world, 4)
+    write_each(world, 4)
     goes_on(world, world.relay(), 4)
 
 
@@ -223,7 +214,7 @@ def test_a_strangers_record_under_another_key_in_the_checkpoint_topic_is_passed_
 
 def test_another_system_id_is_diverged_until_it_is_the_old_one_again(world: World) -> None:
     has_run(world)
-    write(world, 4)
+    write_each(world, 4)
     execute(world, "UPDATE dovetail.relay SET system_id = '-' || system_id")
     relay = world.relay()
     shows(relay, "DIVERGED", "dovetail recover --new-epoch")
@@ -260,7 +251,7 @@ MADE_AGAIN = (
 def test_a_publication_changed_while_the_relay_was_down_is_named(world: World, change: str, back: str | None) -> None:
     has_run(world)
     execute(world, change)
-    write(world, 4)
+    write_each(world, 4)
     relay = world.relay()
     shows(relay, *PUBLICATION)
     assert len(world.read_topic()) == 3
@@ -271,21 +262,21 @@ def test_a_publication_changed_while_the_relay_was_down_is_named(world: World, c
 
 def test_a_publication_changed_while_it_streams_is_noticed(world: World) -> None:
     relay = world.relay().wait_streaming()
-    write(world, 1)
+    write_each(world, 1)
     wait_until(published(world, 1), 20, "the first event is out")
     execute(world, "ALTER PUBLICATION dovetail DROP TABLE dovetail.outbox")
-    write(world, 2)
+    write_each(world, 2)
     shows(relay, *PUBLICATION)
 
 
 def test_rows_that_stream_under_a_leafs_name_are_not_passed_over_in_silence(world: World) -> None:
     # Without the root's name they look like another table's: the checkpoint must not go past them.
     relay = world.relay().wait_streaming()
-    write(world, 1)
+    write_each(world, 1)
     wait_until(published(world, 1), 20, "the first event is out")
     execute(world, "ALTER PUBLICATION dovetail SET TABLE dovetail.outbox")
     execute(world, "ALTER PUBLICATION dovetail SET (publish_via_partition_root = false)")
-    write(world, 2, 3)
+    write_each(world, 2, 3)
     shows(relay, *PUBLICATION)
     execute(world, "ALTER PUBLICATION dovetail SET (publish_via_partition_root = true)")
     execute(world, f"ALTER PUBLICATION dovetail SET TABLE dovetail.outbox {COLUMNS}")
@@ -296,7 +287,7 @@ def test_rows_that_stream_under_a_leafs_name_are_not_passed_over_in_silence(worl
 
 def test_a_column_renamed_while_it_streams_is_outbox_altered(world: World) -> None:
     relay = world.relay().wait_streaming()
-    write(world, 1)
+    write_each(world, 1)
     wait_until(published(world, 1), 20, "the first event is out")
     execute(world, "ALTER TABLE dovetail.outbox RENAME COLUMN payload TO body")
     execute(
@@ -349,7 +340,7 @@ def halting_id(world: World) -> str:
 def test_with_halt_a_missing_topic_holds_the_relay_until_it_is_there(halting: World) -> None:
     delete_topic(halting, halting.topic)
     relay = halting.relay()
-    write(halting, 1, 2)
+    write_each(halting, 1, 2)
     shows(relay, "POISON_HELD", f"dovetail stuck show {halting_id(halting)}")
     assert halted_rows(halting) == ["topic"]
     create_topic(halting, halting.topic, PARTITIONS)
@@ -379,7 +370,7 @@ def test_with_halt_an_unknown_schema_holds_the_relay_until_it_is_registered(halt
 
 
 def test_with_halt_what_was_committed_before_the_message_is_published_all_the_same(halting: World) -> None:
-    write(halting, *range(1, 11))
+    write_each(halting, *range(1, 11))
     execute(
         halting,
         "INSERT INTO dovetail.outbox (id, aggregatetype, aggregateid, type, payload, schema_fingerprint)"

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from dovetail_local.stack import Stack
-from support.operator import Command, audited, dovetail, run, run_page
+from support.operator import audited, dovetail, release_and_pause, run, run_page
 from support.stuck import cure, held_queue, order_of, out, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world
@@ -34,6 +34,7 @@ def test_a_release_publishes_the_queue_of_a_key_in_its_order_and_the_key_flows_a
     assert "STUCK_MESSAGE" in [problem["name"] for problem in seen["problems"]]
     listed = run(world, "stuck", "list")
     assert [(row["id"], row["reason"], row["waiting"]) for row in listed] == [(queue[0], "schema", 3)]
+    assert "leads" not in listed[0], "what the query says for itself alone"
     shown = run(world, "stuck", "show")
     assert (shown["id"], shown["before_it"], shown["behind_it"]) == (queue[0], 0, 3)
     plan = run(world, "stuck", "release", "--key", "bad", "--dry-run")
@@ -177,10 +178,7 @@ def test_a_paused_release_is_withdrawn_by_name_and_the_next_command_may_come(wor
     world.relay().wait_streaming()
     queue = held_queue(world)
     cure(world)
-    asked = Command(world, "stuck", "release", "--all", "--rate", "0.5", "--yes", "--reason", "x")
-    wait_until(lambda: len(parked(world)) < len(queue), 20, "it has begun")
-    asked.interrupt()
-    assert asked.end()[0] == 130
+    release_and_pause(world, queue)
     said = run(world, "stuck", "discard", "--id", queue[3], "--yes", "--reason", "x", code=1)
     assert "next: dovetail stuck release --follow, or --withdraw to end it" in said
     done = run(world, "stuck", "release", "--withdraw", "--reason", "enough")

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from dovetail_local.stack import Stack, temporary_folder
+from dovetail_local.stack import Stack
 from support.checker import forgotten, pinned, silent, slot_ahead
 from support.linked import linked_world
+from support.servers import own_servers
 from support.storm import Storm, schedule
 from support.waiting import wait_until
 from support.watch import LiveReader, PortWatch, SlotWatch, checkpoints
@@ -32,12 +33,8 @@ PINNED_BYTES = 32 << 20
 @pytest.fixture(scope="module")
 def own_stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
     """Servers that nobody else uses."""
-    servers = Stack(temporary_folder(), brokers=pytestconfig.getoption("--brokers"), durable=False, temporary=True)
-    servers.up(attached=True)
-    try:
+    with own_servers(brokers=pytestconfig.getoption("--brokers")) as servers:
         yield servers
-    finally:
-        servers.down()
 
 
 def caught_up(world: World, watch: SlotWatch) -> None:

@@ -11,39 +11,26 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dovetail.psycopg import Outbox
-from dovetail_local.stack import Stack, temporary_folder
+from dovetail_local.stack import Stack
 from support.checker import first_occurrences, lost, out_of_order, phantom
 from support.relay import RelayProcess
+from support.servers import own_servers
+from support.stuck import write_each
 from support.waiting import wait_until
 from support.world import World, new_world
-from support.writers import numbered
 
 
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
     """Servers that nobody else uses."""
-    servers = Stack(temporary_folder(), durable=False, temporary=True)
-    servers.up(attached=True)
-    try:
+    with own_servers() as servers:
         yield servers
-    finally:
-        servers.down()
 
 
 @pytest.fixture
 def world(own_stack: Stack) -> Iterator[World]:
     with new_world(own_stack) as made:
         yield made
-
-
-def write(world: World, *numbers: int, key: str = "k") -> None:
-    """One transaction per number."""
-    event, outbox = numbered(world.aggregate), Outbox()
-    with psycopg.connect(world.endpoints.app_dsn) as connection:
-        for number in numbers:
-            outbox.publish(connection, event({"key": key, "number": number}))
-            connection.commit()
 
 
 def balanced(world: World, rolled_back: list[str], *, at_least: int = 1) -> None:
@@ -105,10 +92,10 @@ def test_sigterm_while_kafka_has_never_answered_ends_the_relay(world: World, own
 
 def test_sigterm_while_a_batch_waits_for_kafka_ends_the_relay(world: World, own_stack: Stack) -> None:
     relay = world.relay().wait_streaming()
-    write(world, 1)
+    write_each(world, 1)
     world.wait_until_published()
     with paused_broker(own_stack):
-        write(world, 2, 3)
+        write_each(world, 2, 3)
         wait_until(lambda: relay.metric("dovetail_relay_lag_events") > 0, 10, "the relay holds events")
         terminated_quickly(relay)
         assert not world.slot_is_active()
@@ -123,10 +110,10 @@ def test_the_first_start_publishes_what_was_written_before_the_slot_in_order(wor
     world.forget_the_slot()
     for number in range(1, 21):
         for key in "abc":
-            write(world, number, key=key)
+            write_each(world, number, key=key)
     world.init()
     for key in "abc":
-        write(world, 21, key=key)
+        write_each(world, 21, key=key)
     world.relay(DOVETAIL_DELIVERY__BATCH_ROWS="7").wait_streaming()
     balanced(world, [], at_least=63)
 
@@ -134,9 +121,9 @@ def test_the_first_start_publishes_what_was_written_before_the_slot_in_order(wor
 @pytest.mark.parametrize(("step", "nth"), [("committed", 1), ("committed", 3), ("checkpoint_flushed", 4)])
 def test_a_first_start_killed_in_the_middle_goes_on_where_it_was(world: World, step: str, nth: int) -> None:
     world.forget_the_slot()
-    write(world, *range(1, 41))
+    write_each(world, *range(1, 41))
     world.init()
-    write(world, 41)
+    write_each(world, 41)
     environ = {"DOVETAIL_DELIVERY__BATCH_ROWS": "10"}
     killed = world.relay("-m", "dovetail_relay.crash", step, str(nth), **environ)
     assert killed.wait_ended() == -9, killed.log()[-2000:]
@@ -159,7 +146,7 @@ def test_sigterm_in_the_middle_of_the_first_start_ends_the_relay_though_kafka_is
     world: World, own_stack: Stack
 ) -> None:
     world.forget_the_slot()
-    write(world, *range(1, 21))
+    write_each(world, *range(1, 21))
     world.init()
     relay = world.relay("-m", "support.stopped_at", "begin", "2", DOVETAIL_DELIVERY__BATCH_ROWS="5")
     # Stopped by itself in the middle, so that Kafka can be frozen before the second batch goes out.
@@ -198,7 +185,7 @@ def test_a_login_that_is_refused_ends_the_first_start_with_one_line(world: World
 
 
 def test_kafka_that_is_away_at_the_start_is_waited_for(world: World, own_stack: Stack) -> None:
-    write(world, 1, 2)
+    write_each(world, 1, 2)
     own_stack.kill_broker(1)
     try:
         relay = world.relay()
@@ -215,11 +202,11 @@ def test_kafka_that_is_away_at_the_start_is_waited_for(world: World, own_stack: 
 
 def test_a_fast_shutdown_of_postgresql_is_not_held_up_by_a_silent_kafka(world: World, own_stack: Stack) -> None:
     relay = world.relay().wait_streaming()
-    write(world, 1)
+    write_each(world, 1)
     world.wait_until_published()
     for waits_for_kafka_lost in (False, True):
         with paused_broker(own_stack):
-            write(world, 2 + 2 * waits_for_kafka_lost, 3 + 2 * waits_for_kafka_lost)
+            write_each(world, 2 + 2 * waits_for_kafka_lost, 3 + 2 * waits_for_kafka_lost)
             if waits_for_kafka_lost:
                 relay.wait_for_log("kafka_lost", 30)
                 wait_until(lambda: not world.slot_is_active(), 5, "the stream is closed")
@@ -236,15 +223,15 @@ def test_a_fast_shutdown_of_postgresql_is_not_held_up_by_a_silent_kafka(world: W
 
 def test_a_slot_advanced_while_the_relay_waits_for_kafka_is_a_gap(world: World, own_stack: Stack) -> None:
     relay = world.relay().wait_streaming()
-    write(world, 1)
+    write_each(world, 1)
     world.wait_until_published()
     with paused_broker(own_stack):
-        write(world, 2)
+        write_each(world, 2)
         relay.wait_for_log("kafka_lost", 30)
         wait_until(lambda: not world.slot_is_active(), 5, "the stream is closed")
-        write(world, 3)
+        write_each(world, 3)
         sql(world, "SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", world.settings().relay.slot)
-    write(world, 4)
+    write_each(world, 4)
     wait_until(lambda: "GAP" in relay.get("/readyz")[1], 40, f"GAP is said; the log:\n{relay.log()[-1500:]}")
     assert 4 not in [event.number for event in world.read_topic()]
 
@@ -310,7 +297,7 @@ def test_a_broker_killed_under_load_costs_nothing(world: World, own_stack: Stack
 
 def test_an_invalidated_slot_is_slot_lost(world: World, own_stack: Stack) -> None:
     relay = world.relay().wait_streaming()
-    write(world, 1)
+    write_each(world, 1)
     world.wait_until_published()
     assert relay.terminate() == 0
     sql(world, "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")

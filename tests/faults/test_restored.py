@@ -11,8 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dovetail_local.stack import Stack, temporary_folder
+from dovetail_local.stack import Stack
 from support.operator import dovetail, dovetail_json
+from support.servers import own_servers
 from support.stuck import order_of, out, write
 from support.waiting import wait_until
 from support.world import World, new_world
@@ -21,12 +22,8 @@ from support.world import World, new_world
 @pytest.fixture
 def own_stack() -> Iterator[Stack]:
     """Servers that nobody else uses."""
-    servers = Stack(temporary_folder(), durable=False, temporary=True)
-    servers.up(attached=True)
-    try:
+    with own_servers() as servers:
         yield servers
-    finally:
-        servers.down()
 
 
 def data_of(world: World) -> Path:

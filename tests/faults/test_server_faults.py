@@ -9,10 +9,11 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from dovetail_local.stack import Stack, temporary_folder
+from dovetail_local.stack import Stack
 from support.linked import Linked, linked_world
 from support.operator import dovetail
 from support.relay import RelayProcess
+from support.servers import own_servers
 from support.waiting import after, wait_until
 from support.watch import look
 from support.world import PARTITIONS, World, new_world
@@ -24,12 +25,8 @@ SHOWN_SECONDS = 40.0
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
     """Servers that nobody else uses; replication 3, so that one broker may go."""
-    servers = Stack(temporary_folder(), brokers=3, durable=False, temporary=True)
-    servers.up(attached=True)
-    try:
+    with own_servers(brokers=3) as servers:
         yield servers
-    finally:
-        servers.down()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from dovetail_local.stack import Stack
-from support.operator import Command, dovetail, run
+from support.operator import dovetail, release_and_pause, run
 from support.stuck import cure, held_queue, order_of, parked, write, write_unencodable
 from support.waiting import wait_until
 from support.world import World, new_world
@@ -35,10 +35,7 @@ def test_the_rest_of_a_queue_whose_release_was_withdrawn_is_listed_and_what_is_s
     world.relay().wait_streaming()
     queue = held_queue(world)
     cure(world)
-    asked = Command(world, "stuck", "release", "--all", "--rate", "0.5", "--yes", "--reason", "x")
-    wait_until(lambda: len(parked(world)) < len(queue), 20, "it has begun")
-    asked.interrupt()
-    assert asked.end()[0] == 130
+    release_and_pause(world, queue)
     assert run(world, "stuck", "release", "--withdraw", "--reason", "enough")["state"] == "withdrawn"
     left = queue[len(queue) - len(parked(world)) :]
     (row,) = run(world, "stuck", "list")

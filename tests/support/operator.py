@@ -15,6 +15,8 @@ import psycopg
 
 from support.pages import shell
 from support.prepared import Prepared
+from support.stuck import parked
+from support.waiting import wait_until
 from support.world import World
 
 _SECONDS = 90
@@ -67,6 +69,14 @@ def run(world: World, *arguments: str, code: int = 0, **environ: str) -> Any:
     ended, out, err = Command(world, "--output", "json", *arguments, **environ).end()
     assert ended == code, f"exit {ended}\n{out}{err}"
     return json.loads(out) if out else err
+
+
+def release_and_pause(world: World, queue: list[str]) -> None:
+    """A slow release of the whole queue, interrupted once it has begun."""
+    asked = Command(world, "stuck", "release", "--all", "--rate", "0.5", "--yes", "--reason", "x")
+    wait_until(lambda: len(parked(world)) < len(queue), 20, "it has begun")
+    asked.interrupt()
+    assert asked.end()[0] == 130
 
 
 def run_page(world: World, page: str, **environ: str) -> str:

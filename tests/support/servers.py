@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -33,6 +34,17 @@ def stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
     running.up(attached=True)
     yield running
     running.down()
+
+
+@contextlib.contextmanager
+def own_servers(**options: Any) -> Iterator[Stack]:
+    """Servers that nobody else uses: they may be stopped and broken. `options` are those of Stack."""
+    servers = Stack(temporary_folder(), durable=False, temporary=True, **options)
+    servers.up(attached=True)
+    try:
+        yield servers
+    finally:
+        servers.down()
 
 
 @contextlib.contextmanager

@@ -29,6 +29,15 @@ def write(world: World, *events: tuple[str, int], headers: dict[str, str] | None
         ]
 
 
+def write_each(world: World, *numbers: int, key: str = "k") -> None:
+    """One transaction per number."""
+    event, outbox = numbered(world.aggregate), Outbox()
+    with psycopg.connect(world.endpoints.app_dsn) as connection:
+        for number in numbers:
+            outbox.publish(connection, event({"key": key, "number": number}))
+            connection.commit()
+
+
 def write_unencodable(world: World, key: str) -> str:
     """As from a service that never registered its schema; the id."""
     with psycopg.connect(world.endpoints.owner_dsn) as connection:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from dovetail_relay.cli.moments import FORMS, moment_of, span_in_order
+from dovetail_relay.cli.moments import FORMS, moments_of
 
 EventId = Annotated[str | None, typer.Option("--id", help="This event.", envvar="DOVETAIL_ID")]
 Key = Annotated[str | None, typer.Option("--key", help="Events of this key (aggregateid).", envvar="DOVETAIL_KEY")]
@@ -58,14 +58,12 @@ def chosen_by(
 ) -> dict[str, Any]:
     """The filter as the queries take it; None chooses everything."""
     _known_class(reason)
-    span_in_order(since, until)
     return {
         "id": None if event_id is None else uuid_of(event_id),
         "key": key,
         "type": event_type,
         "class": reason,
-        "since": moment_of(since, "--since"),
-        "until": moment_of(until, "--until"),
+        **moments_of(since, until),
     }
 
 

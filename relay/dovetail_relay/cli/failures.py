@@ -31,10 +31,6 @@ class NothingToDo(Exception):
     """Exit code 5, where something was asked for."""
 
 
-class Declined(Exception):
-    """The person who was asked said no: exit code 5."""
-
-
 def missing_extra(error: ImportError) -> str | None:
     """The extra that brings the missing module; None when no extra does."""
     if "pq wrapper" in str(error):
@@ -61,8 +57,6 @@ def told(error: BaseException) -> tuple[list[str], int]:
         return [str(error)] if str(error) else [], FOUND
     if isinstance(error, NothingToDo):
         return [str(error)] if str(error) else [], NOTHING
-    if isinstance(error, Declined):
-        return ["DECLINED: nothing was changed"], NOTHING
     if isinstance(error, KeyboardInterrupt):
         return ["interrupted"], INTERRUPTED
     if isinstance(error, ImportError) and (extra := missing_extra(error)):

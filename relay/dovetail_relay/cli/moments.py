@@ -37,8 +37,9 @@ def moment_of(text: str | None, hint: str) -> datetime | None:
         raise typer.BadParameter(f"{text} is longer ago than any event", param_hint=hint) from None
 
 
-def span_in_order(since: str | None, until: str | None) -> None:
-    """Refuse a span that ends before it begins: nothing was in it, which looks like good news."""
+def moments_of(since: str | None, until: str | None) -> dict[str, datetime | None]:
+    """Both ends. One that ends before it begins is refused: nothing was in it, which looks like good news."""
     start, end = moment_of(since, "--since"), moment_of(until, "--until")
     if start is not None and end is not None and end <= start:
         raise typer.BadParameter(f"it lies before --since, {start.isoformat(timespec='seconds')}", param_hint="--until")
+    return {"since": start, "until": end}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dovetail_relay.cli.failures import CheckFound, Declined, NothingToDo
+from dovetail_relay.cli.failures import CheckFound, NothingToDo
 from dovetail_relay.cli.progress import shown
 from dovetail_relay.cli.words import Output, say, write
 
@@ -40,7 +40,7 @@ def confirmed(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("without a terminal it must be given", param_hint="--yes")
     if not typer.confirm(question, err=True):
-        raise Declined
+        raise NothingToDo("DECLINED: nothing was changed")
 
 
 def under_way(settings: Settings, kind: Kind) -> Command:

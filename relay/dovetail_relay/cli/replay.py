@@ -23,7 +23,7 @@ from dovetail_relay.cli.choosing import (
 )
 from dovetail_relay.cli.failures import NothingToDo
 from dovetail_relay.cli.invocation import Invocation, invocation
-from dovetail_relay.cli.moments import moment_of, span_in_order
+from dovetail_relay.cli.moments import moments_of
 from dovetail_relay.cli.operator import NEEDS, confirmed, joined, print_one, reason_of, say_one, see_through
 from dovetail_relay.cli.words import say
 
@@ -91,8 +91,7 @@ def replay(
     if not any(words.values()):
         raise typer.BadParameter("say which ones: --id, --key, --type, --since, --until or --lsn")
     ids = [uuid_of(text) for text in event_ids] if event_ids else None
-    span_in_order(since, until)
-    moments = {"since": moment_of(since, "--since"), "until": moment_of(until, "--until")}
+    moments = moments_of(since, until)
     choice = {"ids": ids, "key": key, "type": event_type, **moments, "limit": limit}
     # Moments as such: an age like 2h means another one by the time that somebody reads it.
     asked = _Asked(

@@ -72,9 +72,8 @@ class OperatorDesk:
         self._finished = False
         self._waits = False
         self._look_due = False
-        self._end: tuple[End, str, Mapping[str, Any]] | None = (
-            None  # what is to be settled as soon as the audit log is free
-        )
+        # What is to be settled as soon as the audit log is free.
+        self._end: tuple[End, str, Mapping[str, Any]] | None = None
 
     # -- what is asked for --------------------------------------------------------------------------------------------
 
@@ -229,8 +228,7 @@ class OperatorDesk:
         self._finished = True
         if self._task is None or self._task.waits():
             return
-        left = self._task.left()
-        self._settle("done", self._task.outcome(), left)
+        self._settle("done", *self._task.outcome())
 
     def _settle(self, state: End, outcome: str, left: Mapping[str, Any] = _NOTHING_LEFT) -> None:
         if self._command is None:

@@ -117,20 +117,17 @@ class Release:
         # Rows that the relay passes over where it stood before them.
         return bool(self._ahead()["ahead"])
 
-    def outcome(self) -> str:
-        done = self._counts.durable
-        passed, standing = self._ahead()["passed"], len(self._standing())
+    def outcome(self) -> tuple[str, dict[str, Any]]:
+        done, passed, standing = self._counts.durable, self._ahead()["passed"], self._standing()
         absent = self._absent() if self._discards else 0
-        return (
+        left = [*standing, *self._still_stuck]
+        said = (
             f"published {done['published']}, discarded {done['discarded'] + passed}, "
-            f"still stuck {len(self._still_stuck) + standing} with what is behind them"
+            f"still stuck {len(left)} with what is behind them"
             + (f"; no longer stuck {absent}" if absent else "")
             + ("; the relay stands before one, and goes on by itself once its cause is gone" if standing else "")
         )
-
-    def left(self) -> dict[str, Any]:
-        left = [*self._standing(), *self._still_stuck]
-        return {"still_stuck": len(left), "first_stuck": left[0]} if left else {}
+        return said, {"still_stuck": len(left), "first_stuck": left[0]} if left else {}
 
     def _standing(self) -> list[str]:
         if self._discards:

@@ -93,12 +93,10 @@ class Replay:
     def waits(self) -> bool:
         return False
 
-    def left(self) -> dict[str, Any]:
-        return {}
-
-    def outcome(self) -> str:
+    def outcome(self) -> tuple[str, dict[str, Any]]:
         done = self._counts.durable
-        return (
+        said = (
             f"published {done['published']} again; {done['gone']} were gone from the outbox or are parked, "
             f"{done['refused']} could not go out" + (f"; the first of them: {self._first}" if self._first else "")
         )
+        return said, {}

@@ -46,12 +46,8 @@ class Task(Protocol):
         """At the end: whether something is still to come by itself before the command is done."""
         ...
 
-    def outcome(self) -> str:
-        """What was done, in one line."""
-        ...
-
-    def left(self) -> dict[str, Any]:
-        """What of it could not be done, for the command's row: `still_stuck` and the id of the `first_stuck`."""
+    def outcome(self) -> tuple[str, dict[str, Any]]:
+        """What was done, in one line; and what was not, for the command's row: `still_stuck` and the `first_stuck`."""
         ...
 
 

@@ -76,9 +76,9 @@ def reaches(settings: Settings, topics: Collection[str]) -> list[Reach]:
     """How far back each of the topics goes, those that exist."""
     with closing(Topics(settings)) as reader:
         counts = {topic: count for topic, count in reader.partitions().items() if topic in topics}
-        policies = Cluster(settings).cleanup_policies(counts)
+        compacts = Cluster(settings).compacts(counts)
         return [
-            Reach(topic, count, _compacted(policies[topic]), _begins(reader, topic, count))
+            Reach(topic, count, compacts[topic], _begins(reader, topic, count))
             for topic, count in sorted(counts.items())
         ]
 
@@ -93,8 +93,8 @@ def compacted(settings: Settings, aggregatetypes: Collection[str]) -> dict[str, 
     for aggregatetype in sorted(aggregatetypes):
         with suppress(StuckMessage):
             types.setdefault(router.target(aggregatetype).topic, []).append(aggregatetype)
-    policies = Cluster(settings).cleanup_policies(types)
-    return {topic: types[topic] for topic, policy in policies.items() if _compacted(policy) is not False}
+    compacts = Cluster(settings).compacts(types)
+    return {topic: types[topic] for topic, so in compacts.items() if so is not False}
 
 
 def _begins(reader: Topics, topic: str, partitions: int) -> float | None:
@@ -109,10 +109,6 @@ def _begins(reader: Topics, topic: str, partitions: int) -> float | None:
         seconds = None if first is None else stamp_seconds(first)
         begins.append(float("inf") if seconds is None else seconds)
     return max(begins, default=None)
-
-
-def _compacted(policy: str | None) -> bool | None:
-    return None if policy is None else "compact" in policy
 
 
 def _sighting(found: Any) -> Sighting | None:

@@ -162,8 +162,9 @@ class _Watch:
             if command.settled or (command.state, command.wanted) == ("paused", "pause"):
                 self._show(command)
                 return command
-            if command.state in {"pending", "paused"} or not self._led(connection):
-                self._waiting(connection, command.kind)
+            led = self._led(connection)
+            if command.state in {"pending", "paused"} or not led:
+                self._waiting(command.kind, leads=led)
             else:
                 self._show(command)
             time.sleep(_LOOK_SECONDS)  # progress is a row: the relay calls nobody for it
@@ -175,8 +176,8 @@ class _Watch:
         facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
         self.once((command.state, facts), f"command {self._id} {command.state}" + (f": {facts}" if facts else ""))
 
-    def _waiting(self, connection: Session, kind: Kind) -> None:
-        now, leads = time.monotonic(), self._led(connection)
+    def _waiting(self, kind: Kind, *, leads: bool) -> None:
+        now = time.monotonic()
         if now - self._asked_at > _PATIENCE_SECONDS:
             self._asked_at = now
             if kind not in FOR_HALTED and (halted := self._halted()) is not None:

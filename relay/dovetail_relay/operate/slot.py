@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from psycopg import errors as pg
 
-from dovetail_relay.config import Role, Settings
+from dovetail_relay.config import Settings
 from dovetail_relay.errors import SlotLost
+from dovetail_relay.observe.database import role_of
 from dovetail_relay.operate.problems import SlotActive
 from dovetail_relay.setup.connect import session
 from dovetail_relay.setup.migrate import applied
@@ -24,14 +25,14 @@ SHOWN: Final = (
 
 def shown(settings: Settings) -> dict[str, Any] | None:
     """What the server says of the relay's slot; None where there is none."""
-    with session(settings, _role(settings)) as connection:
+    with session(settings, role_of(settings)) as connection:
         facts = slot_facts(connection, settings.relay.slot)
     return None if facts is None else {name: facts[name] for name in SHOWN if facts.get(name) is not None}
 
 
 def made_by(settings: Settings) -> str:
     """The command that makes a slot that is not there: another one where a relay has been set up, for it was lost."""
-    with session(settings, _role(settings)) as connection:
+    with session(settings, role_of(settings)) as connection:
         known = applied(connection) and relay_row(connection, settings) is not None
     return SlotLost.default_remedy if known else "dovetail init"
 
@@ -53,10 +54,6 @@ def drop(settings: Settings, facts: dict[str, Any], *, reason: str) -> None:
             _refuse_active(slot, slot_facts(relay, slot) or {"active": True})
             raise
         audit(operator, "slot_drop.done", target, reason=reason)
-
-
-def _role(settings: Settings) -> Role:
-    return "operator" if settings.postgres.operator_dsn is not None else "relay"
 
 
 def _refuse_active(slot: str, facts: dict[str, Any]) -> None:

@@ -32,7 +32,8 @@ def listed(
             for row in rows(connection, queries["stuck_behind"], {"relay": relay})
         }
     for row in found:
-        waits_itself = row["reason"] == BEHIND and row.pop("leads")
+        leads = row.pop("leads")
+        waits_itself = leads and row["reason"] == BEHIND
         row["waiting"] = max(waiting.get((row["topic"], row["key"]), 0) - waits_itself, 0)
     return found
 

@@ -40,8 +40,8 @@ class Records:
         self.strangers = 0
         # The first minute of which a partition still holds everything, where something was thrown away before.
         self.floors: dict[Place, float] = {}
-        # Topics of whose records the keys are remembered, by their hashes; nobody asks for others.
-        self.keyed: set[str] = set()
+        # Topics that keep the newest record of a key: of their records the keys are remembered, by their hashes.
+        self.compacted: set[str] = set()
         self._keys: set[int] = set()
         # (topic, partition, hour of creation) -> first and last offset.
         self._ranges: dict[tuple[str, int, int], list[int]] = {}
@@ -65,7 +65,7 @@ class Records:
             if event_id is None or minute is None:
                 self.strangers += 1
                 continue
-            if place[0] in self.keyed:
+            if place[0] in self.compacted:
                 self._keys.add(hash((place[0], message.key())))
             if self.floors.get(place) == math.inf:
                 self.floors[place] = minute + 1
@@ -109,9 +109,9 @@ class Records:
                 if not open_ends:
                     return
 
-    def has_key(self, topic: str, key: bytes) -> bool:
-        """Whether a record of the key was read, in one of the topics whose keys are remembered."""
-        return hash((topic, key)) in self._keys
+    def compacted_away(self, topic: str, key: bytes) -> bool:
+        """Whether the topic may have lost a record of this key to another one. The newest of a key always stays."""
+        return topic in self.compacted and hash((topic, key)) in self._keys
 
     def thrown_away(self, topic: str, partition: int, minute: int) -> bool:
         """Whether the partition has lost records of this minute to its retention, or may have."""
@@ -134,8 +134,7 @@ class Records:
 
 def compacted(settings: Settings, topics: Iterable[str]) -> set[str]:
     """Those of `topics` that throw away all but the newest record of a key. A right that is missing tells nothing."""
-    policies = Cluster(settings).cleanup_policies(topics)
-    return {topic for topic, policy in policies.items() if "compact" in (policy or "")}
+    return {topic for topic, so in Cluster(settings).compacts(topics).items() if so}
 
 
 def _settle(sums: Sums, pending: defaultdict[tuple[str, int], list[bytes]]) -> None:

@@ -84,7 +84,6 @@ class Report:
     checkpoint: Checkpoint
     added: Added
     records: Records
-    compacted: set[str] = field(default_factory=set)
     counts: Counter[tuple[str, int, What]] = field(default_factory=Counter)
     named: dict[What, list[Named]] = field(default_factory=dict)
 
@@ -127,9 +126,9 @@ def reconcile(
         table.add_up(chosen, added, lambda hour: say(f"outbox: hour {_hour_text(hour // HOUR)}"))
         wanted = set(topics) or {topic for topic, _ in (*added.settled, *added.young)} | set(settings.topics())
         records = Records(consumer, {topic: counts[topic] for topic in sorted(wanted & counts.keys())}, chosen)
-        records.keyed = compacted(settings, records.partitions)
+        records.compacted = compacted(settings, records.partitions)
         added.published = records.add_up(lambda read: say(f"topics: {read} of about {records.expected} records"))
-        report = Report(settings.relay.name, chosen, checkpoint, added, records, records.keyed)
+        report = Report(settings.relay.name, chosen, checkpoint, added, records)
         _passed_over(table, report)
         differing, waiting = added.judged()
         for (topic, minute), found in added.young.items():
@@ -176,7 +175,7 @@ def _by_id(table: Table, records: Records, some: Slice, report: Report) -> None:
     doubled = [event_id for event_id, times in seen.items() if times > 1]
     for row in table.known(lacking):
         topic, settled = expected[row.id.bytes]
-        what = _lacking(row, topic, records, report, settled=settled)
+        what = _lacking(row, topic, records, settled=settled)
         if what is not None:
             _note(report, row, topic, what)
     for row in table.known(doubled):
@@ -190,7 +189,7 @@ def _by_id(table: Table, records: Records, some: Slice, report: Report) -> None:
             report.name(Named(What.TOO_MUCH, row.id, topic, datetime.fromtimestamp(minute * MINUTE, UTC), None))
 
 
-def _lacking(row: Row, topic: str, records: Records, report: Report, *, settled: bool) -> What | None:
+def _lacking(row: Row, topic: str, records: Records, *, settled: bool) -> What | None:
     """What an event is of which there is a row and no record; None where that was told already."""
     if row.state is not None:
         return None
@@ -198,12 +197,10 @@ def _lacking(row: Row, topic: str, records: Records, report: Report, *, settled:
         return What.ON_ITS_WAY
     count = records.partitions.get(topic, 0)
     place = (topic, murmur2(row.aggregateid.encode(), count) if count else 0)
-    if records.thrown_away(*place, _minute(row.created_at)):
-        return What.THROWN_AWAY
-    if topic in report.compacted and records.has_key(topic, row.aggregateid.encode()):
-        return What.THROWN_AWAY
-    # Also where the topic is compacted: of each key the newest record stays.
-    return What.MISSING
+    gone = records.thrown_away(*place, _minute(row.created_at)) or records.compacted_away(
+        topic, row.aggregateid.encode()
+    )
+    return What.THROWN_AWAY if gone else What.MISSING
 
 
 def _note(report: Report, row: Row, topic: str, what: What) -> None:

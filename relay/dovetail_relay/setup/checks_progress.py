@@ -37,16 +37,12 @@ def progress(settings: Settings) -> Iterator[Finding]:
             system_id, now = timeline.identify(replication)
             history = timeline.history(replication, now)
             facts = own.server_facts(system_id, now, settings.outbox.publication)
-        client = {"log_level": 0, **client_only(dict(kafka_properties(settings)))}
-        with closing(CheckpointReader(client, settings.checkpoint_topic, settings.relay.name.encode())) as reader:
-            found = reader.read(_READ_SECONDS)
-        with closing(
-            LockSession(conninfo(settings, "relay"), slot=settings.relay.slot, relay=settings.relay.name)
-        ) as own:
+            client = {"log_level": 0, **client_only(dict(kafka_properties(settings)))}
+            with closing(CheckpointReader(client, settings.checkpoint_topic, settings.relay.name.encode())) as reader:
+                found = reader.read(_READ_SECONDS)
             # Where the log ends is asked last: it is never behind the checkpoint of a leader that works.
             ends = own.server_facts(system_id, now, settings.outbox.publication).wal_lsn
-            facts = replace(facts, wal_lsn=ends)
-        admit(facts, row, found, history)
+        admit(replace(facts, wal_lsn=ends), row, found, history)
     except (Gap, Diverged, CheckpointLost) as halt:
         yield failure(_CHECK, halt)
     except Halt:

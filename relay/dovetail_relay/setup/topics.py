@@ -96,16 +96,16 @@ class Cluster:
             return ServerUnreachable(f"Kafka ({self.settings.kafka.bootstrap_servers}): {text}")
         return TopicRefused(f"Kafka: {text}", remedy="dovetail doctor")
 
-    def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str | None]:
-        """`cleanup.policy` of each topic; None where the topic is not there, or may not be looked at."""
+    def compacts(self, topics: Iterable[str]) -> dict[str, bool | None]:
+        """Whether a topic keeps the newest record of a key only; None: nobody can see."""
         resources = {topic: ConfigResource(ResourceType.TOPIC, topic) for topic in topics}
         if not resources:
             return {}
         futures = self.client.describe_configs(list(resources.values()), request_timeout=METADATA_TIMEOUT_SECONDS)
-        found: dict[str, str | None] = {}
+        found: dict[str, bool | None] = {}
         for topic, resource in resources.items():
             try:
-                found[topic] = futures[resource].result()["cleanup.policy"].value
+                found[topic] = "compact" in (futures[resource].result()["cleanup.policy"].value or "")
             except (KafkaException, KeyError):
                 found[topic] = None
         return found
