@@ -16,7 +16,7 @@ from dovetail_relay.decode.pgoutput import standard_row
 from dovetail_relay.desk.task import Counts, Work, place_in, row_of
 from dovetail_relay.errors import StuckMessage
 from dovetail_relay.intake import Intake
-from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Hold, Place, Record, UnkeptRecord
+from dovetail_relay.nouns import LSN_ZERO, Checkpoint, Hold, Lsn, Place, Record, UnkeptRecord
 from dovetail_relay.parking import REFUSED, TOPIC
 from dovetail_relay.source.commands import Command
 from dovetail_relay.source.lead import LockSession
@@ -45,6 +45,8 @@ class Release:
         self._step: dict[Place, tuple[int, Hold]] = {}
         # All that could be named was committed before, and has come by once the stream is here.
         self._come_by_at = LSN_ZERO
+        # Where the checkpoint stood when some of it was looked for in vain: only a batch brings it.
+        self._absent_at: Lsn | None = None
         if self._discards:
             session.rows(queries["desk_condemn"], self._chosen)
             self._come_by_at = session.written_at()
@@ -63,7 +65,9 @@ class Release:
         if max(base.end_lsn, self._intake.ledger.idle_lsn() or base.end_lsn) >= self._come_by_at:
             return True
         # What was parked by a batch that never committed streams again. No more is waited for: the relay may be halted.
-        return not self._absent()
+        if base.end_lsn != self._absent_at:
+            self._absent_at = base.end_lsn if self._absent() else None
+        return self._absent_at is None
 
     def step(self, number: int, most: int, most_bytes: int) -> Work | None:
         self._began_after = self._after

@@ -99,8 +99,8 @@ WHERE relay = %(relay)s AND state = 'halting'
     AND id IN (SELECT event_id FROM dovetail.command_event AS named WHERE named.command = %(command)s)
 
 -- name: desk_absent
--- How many events a discard names, and how many of them are in no state of the parking: they have gone out, or were parked by a batch
--- that never committed and are on their way to be parked again.
+-- How many events a discard names, and how many of them the parking does not know: they have gone out, or were parked by
+-- a batch that never committed and are on their way to be parked again.
 SELECT count(*) AS named, count(*) FILTER (
         WHERE NOT EXISTS (SELECT FROM dovetail.parked WHERE parked.relay = %(relay)s AND parked.id = named.event_id)
     ) AS absent
